@@ -1,0 +1,334 @@
+"""People, sessions and API keys, as the auth role serves them.
+
+A call made for a person carries that person's credential (`Actor`), which the auth role checks itself: a compromised
+web node is not an administrator. A call stamped `operator` needs none.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from covey.contracts.method import Nothing, Party, Unary
+
+AccountRole = Literal["admin", "user"]
+AccountState = Literal["active", "pending", "disabled"]
+RegistrationMode = Literal["invite", "open", "approval"]
+
+PEOPLE: frozenset[Party] = frozenset({"web", "operator"})
+"""Who speaks for people: the dashboard with their session, the operator in their own right."""
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,31}"
+"""A log-in name: lower case, so that two people cannot differ by case alone."""
+PASSWORD_CHARS_MIN = 10
+PASSWORD_CHARS_MAX = 256
+LABEL_CHARS_MAX = 64
+KEY_MODELS_MAX = 64
+LIST_MAX = 10_000
+"""The most rows that one listing returns."""
+
+
+class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """On whose behalf: a session's token or an API key. Empty for the operator."""
+
+    session: str = ""
+    key: str = ""
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A person, without anything secret. `created_at` in Unix seconds."""
+
+    id: str
+    name: str
+    role: AccountRole
+    state: AccountState
+    created_at: int
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """Sorted by name."""
+
+    accounts: tuple[Account, ...]
+
+
+class SessionGrant(msgspec.Struct, frozen=True):
+    """A session that has just begun. `token` is the only copy; the store keeps its hash. `expires_at` in Unix seconds."""
+
+    token: str
+    account: Account
+    expires_at: int
+
+
+class VerifyKey(msgspec.Struct, frozen=True):
+    """A key's id and the SHA-256 of its whole text: the key itself never travels."""
+
+    key_id: str
+    digest: bytes
+
+
+class KeyLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`None` is no limit. More limits come as further fields."""
+
+    requests_per_minute: int | None = None
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whom a key speaks for. `models` empty: every model. `expires_at` in Unix seconds, `None`: never."""
+
+    key_id: str
+    owner: str
+    models: tuple[str, ...] = ()
+    limits: KeyLimits = KeyLimits()
+    expires_at: int | None = None
+
+
+VERIFY = Unary("auth.verify", VerifyKey, Identity, access=frozenset({"gateway"}), timeout_seconds=2, idempotent=True)
+"""`unauthenticated`, with one and the same message, for a key that is unknown, wrong, revoked, expired, or whose owner may not."""
+
+
+class AuthorizeActor(msgspec.Struct, frozen=True):
+    """Ask who an actor is, as a gateway must for the dashboard's chat. The caller is trusted to be a gateway."""
+
+    actor: Actor
+
+
+AUTHORIZE = Unary(
+    "auth.authorize", AuthorizeActor, Identity, access=frozenset({"gateway"}), timeout_seconds=2, idempotent=True
+)
+"""The identity behind a session (its `key_id` is `session:<account id>`) or a key."""
+
+
+class AuthState(msgspec.Struct, frozen=True):
+    """What the log-in page needs to know. `needs_setup`: there is no administrator yet."""
+
+    needs_setup: bool
+    registration: RegistrationMode
+    network_id: str
+    accounts: int
+
+
+AUTH_STATE = Unary("auth.state", Nothing, AuthState, access=PEOPLE | {"member"}, timeout_seconds=2, idempotent=True)
+
+
+class SetUp(msgspec.Struct, frozen=True):
+    """Make the first administrator with the one-time secret that `covey up` printed."""
+
+    secret: str
+    name: str
+    password: str
+
+
+SET_UP = Unary("auth.set_up", SetUp, SessionGrant, access=frozenset({"web"}))
+
+
+class SetUpSecret(msgspec.Struct, frozen=True):
+    """The one-time secret, or "" where the set-up is done."""
+
+    secret: str
+
+
+SET_UP_SECRET = Unary("auth.set_up_secret", Nothing, SetUpSecret, access=frozenset({"operator"}))
+
+
+class LogIn(msgspec.Struct, frozen=True):
+    """`address` is the client's, for the back-off."""
+
+    name: str
+    password: str
+    address: str = ""
+
+
+LOG_IN = Unary("auth.log_in", LogIn, SessionGrant, access=frozenset({"web"}))
+"""`unauthenticated` in the same words and time for an unknown name, a wrong password, a pending and a disabled account;
+`rate_limited` with `retry_after_seconds` after too many failures."""
+
+
+class LogOut(msgspec.Struct, frozen=True):
+    """Ends the session on every node; one that has already ended is no error."""
+
+    session: str
+
+
+LOG_OUT = Unary("auth.log_out", LogOut, Nothing, access=frozenset({"web"}))
+
+
+class WhoAmI(msgspec.Struct, frozen=True):
+    """Whose session is this?"""
+
+    session: str
+
+
+WHO_AM_I = Unary("auth.who_am_i", WhoAmI, Account, access=frozenset({"web"}), timeout_seconds=2, idempotent=True)
+
+
+class Register(msgspec.Struct, frozen=True):
+    """A person registers; `invitation` is the secret of an invitation link, needed where the mode is `invite`."""
+
+    name: str
+    password: str
+    invitation: str = ""
+    address: str = ""
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """`grant` is `None` while the account waits for approval."""
+
+    account: Account
+    grant: SessionGrant | None
+
+
+REGISTER = Unary("auth.register", Register, Registered, access=frozenset({"web"}))
+
+
+class ChangePassword(msgspec.Struct, frozen=True):
+    """A person changes their own password: every session of theirs ends, and a new one begins."""
+
+    session: str
+    old: str
+    new: str
+
+
+CHANGE_PASSWORD = Unary("auth.change_password", ChangePassword, SessionGrant, access=frozenset({"web"}))
+
+
+class AddUser(msgspec.Struct, frozen=True):
+    """An administrator makes an account."""
+
+    actor: Actor
+    name: str
+    password: str
+    role: AccountRole = "user"
+
+
+ADD_USER = Unary("auth.add_user", AddUser, Account, access=PEOPLE)
+
+
+class ListUsers(msgspec.Struct, frozen=True):
+    """Administrators only."""
+
+    actor: Actor
+
+
+LIST_USERS = Unary("auth.list_users", ListUsers, Accounts, access=PEOPLE, idempotent=True)
+
+
+class SetStanding(msgspec.Struct, frozen=True):
+    """Approve (`active` for a pending account), disable, enable. `user` is a name or an account id.
+
+    Disabling ends the person's sessions and silences their keys. The last active administrator cannot be disabled.
+    """
+
+    actor: Actor
+    user: str
+    active: bool
+
+
+SET_STANDING = Unary("auth.set_standing", SetStanding, Account, access=PEOPLE)
+
+
+class ResetPassword(msgspec.Struct, frozen=True):
+    """An administrator sets somebody's password: every session of theirs ends."""
+
+    actor: Actor
+    user: str
+    password: str
+
+
+RESET_PASSWORD = Unary("auth.reset_password", ResetPassword, Account, access=PEOPLE)
+
+
+class InvitePerson(msgspec.Struct, frozen=True):
+    """An administrator makes a one-time registration link."""
+
+    actor: Actor
+    role: AccountRole = "user"
+    label: str = ""
+    expires_seconds: int = 7 * 24 * 3600
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """`secret` goes into the link's fragment (`/register#<secret>`), so that no server ever logs it."""
+
+    secret: str
+    role: AccountRole
+    expires_at: int
+
+
+INVITE_PERSON = Unary("auth.invite_person", InvitePerson, Invitation, access=PEOPLE)
+
+
+class CreateKey(msgspec.Struct, frozen=True):
+    """Make an API key for oneself, or, as an administrator, for `user` (name or account id; "": oneself).
+
+    `models` empty: every model. `expires_seconds` from now, `None`: never.
+    """
+
+    actor: Actor
+    user: str = ""
+    label: str = ""
+    models: tuple[str, ...] = ()
+    expires_seconds: int | None = None
+    limits: KeyLimits = KeyLimits()
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """`key` is shown this once."""
+
+    id: str
+    key: str
+
+
+CREATE_KEY = Unary("auth.create_key", CreateKey, NewKey, access=PEOPLE)
+"""Answers once the key is on this node's disk."""
+
+KeyState = Literal["active", "expired", "revoked", "owner_disabled"]
+
+
+class KeyInfo(msgspec.Struct, frozen=True):
+    """A key without its secret. `prefix` is for recognising it; times in Unix seconds."""
+
+    id: str
+    prefix: str
+    owner: str
+    owner_name: str
+    label: str
+    models: tuple[str, ...]
+    limits: KeyLimits
+    state: KeyState
+    created_at: int
+    expires_at: int | None
+    last_used_at: int | None
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    keys: tuple[KeyInfo, ...]
+
+
+class ListKeys(msgspec.Struct, frozen=True):
+    """One's own keys, or with `everyone`, as an administrator, all of them. The operator sees all."""
+
+    actor: Actor
+    everyone: bool = False
+
+
+LIST_KEYS = Unary("auth.list_keys", ListKeys, Keys, access=PEOPLE, idempotent=True)
+
+
+class RevokeKey(msgspec.Struct, frozen=True):
+    """One's own key, or anybody's as an administrator. Revoking twice is no error; there is no way back."""
+
+    actor: Actor
+    id: str
+
+
+REVOKE_KEY = Unary("auth.revoke_key", RevokeKey, KeyInfo, access=PEOPLE)
+
+
+class KeyUsed(msgspec.Struct, frozen=True):
+    """Key ids with the Unix second of their latest use, reported by gateways now and then."""
+
+    used_at: dict[str, int]
+
+
+KEY_USED = Unary("auth.key_used", KeyUsed, Nothing, access=frozenset({"gateway"}), idempotent=True)

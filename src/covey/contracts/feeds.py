@@ -1,0 +1,148 @@
+"""The operations that signed feeds are made of (replication.md). Every change of auth state is one `append` of these.
+
+Ops are versioned by their tag: a node that meets a tag it does not know stops at that entry, for an unknown op may be
+a denial. A tag's fields never change; a new need gets a new tag (`key.create/2`).
+
+Denials are monotone. Anything that can be taken away and given back carries an `epoch`: the highest wins, and on a tie
+the denying one, so that merging in any order never resurrects. `by` is who did it: an account id, `operator`,
+`setup`, or the invitation's id: the audit reads it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from covey.contracts.auth import AccountRole, KeyLimits
+
+Kind = Literal["members", "keys", "secret"]
+
+
+class Admit(msgspec.Struct, frozen=True, tag="member.admit/1"):
+    """A node becomes a member with these roles."""
+
+    peer: str
+    roles: tuple[str, ...]
+    name: str
+    by: str
+
+
+class Remove(msgspec.Struct, frozen=True, tag="member.remove/1"):
+    """A node is a member no longer, ever: a machine that comes back does so with a new identity.
+
+    `cutoffs`: per feed of the removed author, the last sequence number that still counts.
+    """
+
+    peer: str
+    cutoffs: dict[str, int]
+    by: str
+
+
+class Rename(msgspec.Struct, frozen=True, tag="member.rename/1"):
+    """The last writer wins."""
+
+    peer: str
+    name: str
+    by: str
+
+
+class KeyCreate(msgspec.Struct, frozen=True, tag="key.create/1"):
+    """`digest`: SHA-256 of the whole key text. Times in Unix seconds."""
+
+    id: str
+    owner: str
+    digest: bytes
+    prefix: str
+    label: str
+    models: tuple[str, ...]
+    limits: KeyLimits
+    created_at: int
+    expires_at: int | None
+    by: str
+
+
+class KeyRevoke(msgspec.Struct, frozen=True, tag="key.revoke/1"):
+    """For ever."""
+
+    id: str
+    by: str
+
+
+class OwnerStanding(msgspec.Struct, frozen=True, tag="owner.standing/1"):
+    """Whether an account's keys and sessions count. In the keys feed, because gateways read that one alone."""
+
+    owner: str
+    epoch: int
+    active: bool
+    by: str
+
+
+class AccountCreate(msgspec.Struct, frozen=True, tag="account.create/1"):
+    """A person. Its standing comes with an `OwnerStanding` in the keys feed, its password with a `PasswordSet`."""
+
+    id: str
+    name: str
+    role: AccountRole
+    pending: bool
+    created_at: int
+    by: str
+
+
+class AccountApprove(msgspec.Struct, frozen=True, tag="account.approve/1"):
+    """A pending account is pending no longer."""
+
+    id: str
+    by: str
+
+
+class PasswordSet(msgspec.Struct, frozen=True, tag="password.set/1"):
+    """`hash` is argon2id's own encoded form. Sessions of a lower epoch are over."""
+
+    id: str
+    epoch: int
+    hash: str
+    by: str
+
+
+class SessionStart(msgspec.Struct, frozen=True, tag="session.start/1"):
+    """`digest`: SHA-256 of the session's token. `epoch`: that of the password it began with."""
+
+    digest: bytes
+    account: str
+    epoch: int
+    created_at: int
+    expires_at: int
+
+
+class SessionEnd(msgspec.Struct, frozen=True, tag="session.end/1"):
+    """For ever."""
+
+    digest: bytes
+
+
+class InvitationCreate(msgspec.Struct, frozen=True, tag="invitation.create/1"):
+    """A one-time link for a person. `digest`: SHA-256 of its secret."""
+
+    id: str
+    digest: bytes
+    role: AccountRole
+    label: str
+    created_at: int
+    expires_at: int
+    by: str
+
+
+class InvitationUse(msgspec.Struct, frozen=True, tag="invitation.use/1"):
+    """Spent: by whom."""
+
+    id: str
+    account: str
+
+
+MembersOp = Admit | Remove | Rename
+KeysOp = KeyCreate | KeyRevoke | OwnerStanding
+SecretOp = (
+    AccountCreate | AccountApprove | PasswordSet | SessionStart | SessionEnd | InvitationCreate | InvitationUse
+)
+Op = MembersOp | KeysOp | SecretOp
+OPS: dict[Kind, object] = {"members": MembersOp, "keys": KeysOp, "secret": SecretOp}
+"""What each kind of feed may hold: an op in another kind's feed makes its entry invalid."""

@@ -1,0 +1,74 @@
+"""What a gateway serves over the bus: the same admission and placement as its HTTP API, and its own figures."""
+
+import msgspec
+
+from covey.contracts.auth import Actor
+from covey.contracts.inference import ChatDelta, ChatRequest, ModelState
+from covey.contracts.method import Nothing, Streaming, Unary
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A chat on behalf of `actor` (empty: the operator). The model "" is the gateway's first one."""
+
+    actor: Actor
+    chat: ChatRequest
+
+
+COMPLETE = Streaming(
+    "gateway.complete", Completion, ChatDelta, access=frozenset({"web", "operator"}), idle_seconds=150
+)
+"""What the dashboard's chat, `covey chat` and `node.chat` use: nothing but a gateway calls CHAT."""
+
+
+class ModelSummary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model over the live cluster: its best state anywhere, and the names of the nodes that have it."""
+
+    name: str
+    state: ModelState
+    capabilities: tuple[str, ...]
+    nodes: tuple[str, ...]
+    context_tokens: int = 0
+    progress: float | None = None
+    detail: str = ""
+    created_at: int = 0
+
+
+class ModelSummaries(msgspec.Struct, frozen=True):
+    """Sorted by name."""
+
+    models: tuple[ModelSummary, ...]
+
+
+class ListModels(msgspec.Struct, frozen=True):
+    """What `actor` may use."""
+
+    actor: Actor
+
+
+LIST_MODELS = Unary(
+    "gateway.list_models", ListModels, ModelSummaries, access=frozenset({"web", "operator"}), idempotent=True
+)
+
+
+class GatewayStats(msgspec.Struct, frozen=True):
+    """Since the gateway started; latencies in seconds over the recent past, `None` before the first request.
+
+    `requests_per_second` and `tokens_per_second` are over the last ten seconds. `history` holds, for each of the
+    last 60 periods of 5 s, oldest first, (requests, completion tokens).
+    """
+
+    requests: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    in_flight: int
+    requests_per_second: float
+    tokens_per_second: float
+    first_token_p50_seconds: float | None
+    first_token_p99_seconds: float | None
+    request_p50_seconds: float | None
+    request_p99_seconds: float | None
+    history: tuple[tuple[int, int], ...]
+
+
+STATS = Unary("gateway.stats", Nothing, GatewayStats, access=frozenset({"web", "operator"}), idempotent=True)

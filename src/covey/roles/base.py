@@ -1,0 +1,87 @@
+"""What a role is, and what it is given."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from covey.backends.base import Plugged
+from covey.bus.bus import BusHandle
+from covey.http.router import Router
+from covey.store.identity import Identity
+from covey.store.writer import Store
+from covey.telemetry.metrics import Metrics
+
+
+class Clock(Protocol):
+    """Wall time, for what is written down and what expires; intervals are measured with `trio.current_time()`."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """Who this node is. `started_at` in Unix seconds."""
+
+    name: str
+    version: str
+    started_at: int
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Whether the node still takes new work, and what keeps it from being ready."""
+
+    draining: bool = False
+    stop: trio.Event = field(default_factory=trio.Event)
+    """Set when the node has been asked to stop."""
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+    """Why `/readyz` says no, by part: a role that is open but cannot do its work yet (a model still loading)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a role may touch. Nobody asks whether it runs alone or in a cluster."""
+
+    node: NodeInfo
+    identity: Identity
+    bus: BusHandle
+    store: Store
+    http: Router
+    metrics: Metrics
+    clock: Clock
+    lifecycle: Lifecycle
+    folder: Path
+    """The node's data folder, private to its user."""
+    assets: Path
+    """The folder that holds `templates/` and `static/`."""
+    backends: tuple[Plugged, ...]
+    """The back ends that the configuration names, with their settings."""
+
+
+OpenRole = Callable[[Any, Parts], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role: `open(config, parts)` yields once it is ready, and drains and closes on its way out.
+
+    Args:
+        name: as in `--role` and the configuration's table of that name.
+        config: the type of that table, a frozen msgspec Struct whose every field has a default.
+        open: an async context manager; what it raises, or what crashes inside, ends the node with its cause.
+        after: roles that must be ready first, where they run in the same node.
+    """
+
+    name: str
+    config: type[msgspec.Struct]
+    open: OpenRole
+    after: tuple[str, ...] = ()
+
+

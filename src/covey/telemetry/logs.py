@@ -1,0 +1,106 @@
+"""Structured logs, as text or as JSON lines, through one redacting filter."""
+
+import json
+import logging
+import re
+import sys
+import time
+from contextvars import ContextVar
+from typing import IO, Literal
+
+_request_id: ContextVar[str] = ContextVar("covey_request_id", default="")
+
+SECRET_PATTERN = re.compile(
+    r"""cvy_[A-Za-z0-9]+_[A-Za-z0-9_]+          # API keys
+      | covey1[a-z2-7]{16,}                     # invites of machines
+      | \b(?:sk|hf|gsk)[-_][A-Za-z0-9_-]{16,}   # upstreams' keys
+      | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]+=*
+      | (?<=\#)[A-Za-z0-9_-]{20,}               # secrets in a URL's fragment
+      | \$argon2id?\$[^\s"']+
+    """,
+    re.VERBOSE,
+)
+REDACTED = "[redacted]"
+
+
+def current_request_id() -> str:
+    """The id of the request that this task works for; "" outside one."""
+    return _request_id.get()
+
+
+def set_request_id(request_id: str) -> None:
+    """Tie this task, and the tasks it starts from now on, to a request."""
+    _request_id.set(request_id)
+
+
+def redact(text: str) -> str:
+    """A text without the secrets that have a known shape."""
+    return SECRET_PATTERN.sub(REDACTED, text)
+
+
+class RedactingFilter(logging.Filter):
+    """Resolves a record's message once and takes the secrets out, for whatever formatter follows."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always keeps the record."""
+        record.msg = redact(record.getMessage())
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """`12:00:00 warning gateway: message (request 1f…)`."""
+
+    def __init__(self, *, tracebacks: bool) -> None:
+        super().__init__()
+        self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, with a traceback below it only where asked for."""
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock} {record.levelname.lower():7} {_short(record.name)}: {record.getMessage()}"
+        if request_id := current_request_id():
+            line += f" (request {request_id})"
+        if record.exc_text:
+            line += "\n" + record.exc_text if self._tracebacks else " — " + record.exc_text.rsplit("\n", 1)[-1]
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: `ts` (Unix seconds), `level`, `logger`, `message`, `request_id`, `error`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
+        entry: dict[str, object] = {
+            "ts": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": _short(record.name),
+            "message": record.getMessage(),
+        }
+        if request_id := current_request_id():
+            entry["request_id"] = request_id
+        if record.exc_text:
+            entry["error"] = record.exc_text
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def configure(
+    *, level: str, style: Literal["text", "json"], tracebacks: bool = False, stream: IO[str] | None = None
+) -> None:
+    """Send the logs of Covey and its libraries to `stream` (default: standard error), redacted. For programs' main()
+    alone: who embeds Covey keeps their own logging."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(RedactingFilter())
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(tracebacks=tracebacks))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("covey").setLevel(level.upper())
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("covey.")
