@@ -51,7 +51,7 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 class SessionGrant(msgspec.Struct, frozen=True):
-    """A session that has just begun. `token` is the only copy; the store keeps its hash. `expires_at` in Unix seconds."""
+    """A session that has just begun. `token` is the only copy: the store keeps its hash. `expires_at`: Unix seconds."""
 
     token: str
     account: Account
@@ -76,23 +76,29 @@ class Identity(msgspec.Struct, frozen=True):
 
     key_id: str
     owner: str
+    role: AccountRole = "user"
     models: tuple[str, ...] = ()
     limits: KeyLimits = KeyLimits()
     expires_at: int | None = None
 
 
 VERIFY = Unary("auth.verify", VerifyKey, Identity, access=frozenset({"gateway"}), timeout_seconds=2, idempotent=True)
-"""`unauthenticated`, with one and the same message, for a key that is unknown, wrong, revoked, expired, or whose owner may not."""
+"""`unauthenticated`, in one and the same words, for an unknown, wrong, revoked, expired or disabled owner's key."""
 
 
 class AuthorizeActor(msgspec.Struct, frozen=True):
-    """Ask who an actor is, as a gateway must for the dashboard's chat. The caller is trusted to be a gateway."""
+    """Ask who an actor is: a gateway for the dashboard's chat, any node for whoever reads its metrics."""
 
     actor: Actor
 
 
 AUTHORIZE = Unary(
-    "auth.authorize", AuthorizeActor, Identity, access=frozenset({"gateway"}), timeout_seconds=2, idempotent=True
+    "auth.authorize",
+    AuthorizeActor,
+    Identity,
+    access=frozenset({"gateway", "member"}),
+    timeout_seconds=2,
+    idempotent=True,
 )
 """The identity behind a session (its `key_id` is `session:<account id>`) or a key."""
 
@@ -127,6 +133,16 @@ class SetUpSecret(msgspec.Struct, frozen=True):
 
 
 SET_UP_SECRET = Unary("auth.set_up_secret", Nothing, SetUpSecret, access=frozenset({"operator"}))
+
+
+class RecoveryKey(msgspec.Struct, frozen=True):
+    """The network's recovery key, or "" where it was taken already or this node did not found the network."""
+
+    recovery_key: str
+
+
+TAKE_RECOVERY_KEY = Unary("auth.take_recovery_key", Nothing, RecoveryKey, access=frozenset({"operator"}))
+"""Hands over the recovery key that founding the network made, once, and forgets it: nothing else ever holds it."""
 
 
 class LogIn(msgspec.Struct, frozen=True):
@@ -259,7 +275,10 @@ INVITE_PERSON = Unary("auth.invite_person", InvitePerson, Invitation, access=PEO
 class CreateKey(msgspec.Struct, frozen=True):
     """Make an API key for oneself, or, as an administrator, for `user` (name or account id; "": oneself).
 
-    `models` empty: every model. `expires_seconds` from now, `None`: never.
+    `models` empty: every model. `expires_seconds` from now, `None`: never. Only with `admin` may the key do what its
+    owner may as an administrator: a key that leaks out of some program must not be worth the whole network. Any other
+    key sees and revokes itself and the keys made with it, makes none that may more than itself, and takes them along
+    when it is revoked.
     """
 
     actor: Actor
@@ -268,6 +287,7 @@ class CreateKey(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     expires_seconds: int | None = None
     limits: KeyLimits = KeyLimits()
+    admin: bool = False
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -297,6 +317,7 @@ class KeyInfo(msgspec.Struct, frozen=True):
     created_at: int
     expires_at: int | None
     last_used_at: int | None
+    admin: bool = False
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -4,8 +4,8 @@ Ops are versioned by their tag: a node that meets a tag it does not know stops a
 a denial. A tag's fields never change; a new need gets a new tag (`key.create/2`).
 
 Denials are monotone. Anything that can be taken away and given back carries an `epoch`: the highest wins, and on a tie
-the denying one, so that merging in any order never resurrects. `by` is who did it: an account id, `operator`,
-`setup`, or the invitation's id: the audit reads it.
+the denying one, so that merging in any order never resurrects. `by` is who did it: an account id, `key:<id>`,
+`operator`, `setup`, or the invitation's id: the audit reads it.
 """
 
 from typing import Literal
@@ -45,8 +45,11 @@ class Rename(msgspec.Struct, frozen=True, tag="member.rename/1"):
     by: str
 
 
-class KeyCreate(msgspec.Struct, frozen=True, tag="key.create/1"):
-    """`digest`: SHA-256 of the whole key text. Times in Unix seconds."""
+class KeyCreate(msgspec.Struct, frozen=True, omit_defaults=True, tag="key.create/1"):
+    """`digest`: SHA-256 of the whole key text. Times in Unix seconds. `admin`: may act for an administrator as such.
+
+    `by` is `key:<id>` for a key made with a key that is not `admin`: it is revoked along with that one.
+    """
 
     id: str
     owner: str
@@ -58,6 +61,7 @@ class KeyCreate(msgspec.Struct, frozen=True, tag="key.create/1"):
     created_at: int
     expires_at: int | None
     by: str
+    admin: bool = False
 
 
 class KeyRevoke(msgspec.Struct, frozen=True, tag="key.revoke/1"):
@@ -140,9 +144,7 @@ class InvitationUse(msgspec.Struct, frozen=True, tag="invitation.use/1"):
 
 MembersOp = Admit | Remove | Rename
 KeysOp = KeyCreate | KeyRevoke | OwnerStanding
-SecretOp = (
-    AccountCreate | AccountApprove | PasswordSet | SessionStart | SessionEnd | InvitationCreate | InvitationUse
-)
+SecretOp = AccountCreate | AccountApprove | PasswordSet | SessionStart | SessionEnd | InvitationCreate | InvitationUse
 Op = MembersOp | KeysOp | SecretOp
 OPS: dict[Kind, object] = {"members": MembersOp, "keys": KeysOp, "secret": SecretOp}
 """What each kind of feed may hold: an op in another kind's feed makes its entry invalid."""

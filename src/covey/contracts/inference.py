@@ -74,7 +74,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 CHAT = Streaming("inference.chat", ChatRequest, ChatDelta, access=frozenset({"gateway"}), idle_seconds=120)
-"""`not_found` (`model_not_found`), `loading`, `no_capacity`, `unsupported`, `upstream`; leaving the stream stops the engine."""
+"""`not_found` (`model_not_found`), `loading`, `no_capacity`, `unsupported`, `upstream`. Leaving it stops the engine."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -126,6 +126,4 @@ class PullProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     bytes_total: int = 0
 
 
-PULL_MODEL = Streaming(
-    "inference.pull_model", PullModel, PullProgress, access=frozenset({"operator"}), idle_seconds=60
-)
+PULL_MODEL = Streaming("inference.pull_model", PullModel, PullProgress, access=frozenset({"operator"}), idle_seconds=60)

@@ -90,7 +90,8 @@ def configure(
     *, level: str, style: Literal["text", "json"], tracebacks: bool = False, stream: IO[str] | None = None
 ) -> None:
     """Send the logs of Covey and its libraries to `stream` (default: standard error), redacted. For programs' main()
-    alone: who embeds Covey keeps their own logging."""
+    alone: who embeds Covey keeps their own logging.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(RedactingFilter())
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(tracebacks=tracebacks))

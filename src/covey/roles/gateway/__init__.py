@@ -1,0 +1,1 @@
+"""The gateway role: the API. Follow a request through `routes`, `admission`, `placement`, `completions`."""

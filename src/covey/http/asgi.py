@@ -1,0 +1,84 @@
+"""The little of ASGI that Covey's own applications need: types, reading a body, answering.
+
+Source: the ASGI specification 3.0, HTTP sub-specification 2.4.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import trio
+
+from covey.errors import CallError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client hung up; nobody is left to answer."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that lower-case name, as latin-1 text; `None` where there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Every header of that lower-case name."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+async def read_body(receive: Receive, *, body_bytes_max: int, body_seconds_max: float) -> bytes:
+    """The whole request body.
+
+    Raises:
+        CallError: `too_large` as soon as the limit is passed; `deadline` (`reason` `slow_body`) for a slow sender.
+        ClientGone: the client left before the end.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    with trio.move_on_after(body_seconds_max):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > body_bytes_max:
+                raise CallError("too_large", f"The request body is larger than {body_bytes_max} bytes.")
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+    raise CallError("deadline", f"The request body did not arrive within {body_seconds_max:g} s.", reason="slow_body")
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return once the client has hung up. Call it only after the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(
+    send: Send, status: int, body: bytes, content_type: str, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """A whole answer at once."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type.encode()),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,121 @@
+"""Who may ask, and how often. One credential extractor for every path and every spelling."""
+
+import time
+
+import trio
+
+from covey.bus.bus import BusHandle
+from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, Actor, AuthorizeActor, Identity, KeyUsed, VerifyKey
+from covey.contracts.keys import parse as parse_key
+from covey.errors import CallError
+from covey.http.asgi import Scope, header_values
+from covey.roles.base import Clock, Lifecycle
+from covey.roles.gateway.limits import Decision, RequestLimiter
+from covey.telemetry.metrics import Metrics
+
+INVALID_KEY = "The API key is not valid. Make one on the dashboard, or with: covey keys create --user NAME"
+USED_KEYS_MAX = 10_000
+OPERATOR = Identity(key_id="operator", owner="operator", role="admin")
+"""Who calls through the node's own door: an embedding program, or `covey chat` over the Unix socket."""
+
+
+def credential(scope: Scope) -> str:
+    """The one credential of a request: `Authorization: Bearer`, `x-api-key` or `api-key`.
+
+    Raises:
+        CallError: `unauthenticated` where there is none, or where two of them differ: an alias must not slip past
+            what another header was checked for.
+    """
+    found: set[str] = set()
+    for value in header_values(scope, b"authorization"):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            found.add(token.strip())
+    for name in (b"x-api-key", b"api-key"):
+        found.update(value.strip() for value in header_values(scope, name) if value.strip())
+    if not found:
+        raise CallError(
+            "unauthenticated",
+            "No API key was sent. Send it as: Authorization: Bearer cvy_...",
+            reason="invalid_api_key",
+        )
+    if len(found) > 1:
+        raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
+    return found.pop()
+
+
+class Admission:
+    """Verifies credentials through the auth role, wherever it is, and counts requests against limits."""
+
+    def __init__(self, bus: BusHandle, clock: Clock, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._limiter = RequestLimiter()
+        self._used_at: dict[str, int] = {}
+
+    async def identify(self, key: str) -> Identity:
+        """Whom a key speaks for. Only its id and hash leave this node.
+
+        Raises:
+            CallError: `unauthenticated`; `unreachable` and the like where no auth role answers.
+        """
+        parsed = parse_key(key)
+        if parsed is None:
+            raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
+        identity = await self._bus.call(VERIFY, VerifyKey(parsed.key_id, parsed.digest))
+        if len(self._used_at) < USED_KEYS_MAX:
+            self._used_at[identity.key_id] = int(self._clock.now())
+        return identity
+
+    async def identify_actor(self, actor: Actor) -> Identity:
+        """Whom a session or a key speaks for, asked for by the dashboard."""
+        return await self._bus.call(AUTHORIZE, AuthorizeActor(actor))
+
+    def admit(self, identity: Identity) -> Decision | None:
+        """Count a request; what the limiter said, or `None` where no limit is set. Refuse while draining.
+
+        The decision may be a refusal: turn it into an error with `refusal`, and show its headers either way.
+        """
+        if self._lifecycle.draining:
+            raise CallError("draining", "This node is stopping; ask another.", retry_after_seconds=1.0)
+        per_minute = identity.limits.requests_per_minute
+        if per_minute is None:
+            return None
+        return self._limiter.take(identity.key_id, per_minute, time.monotonic())
+
+    async def report_use(self, *, every_seconds: float) -> None:
+        """Tell the auth role now and then which keys were used; runs until cancelled."""
+        while True:
+            await trio.sleep(every_seconds)
+            await self.flush_use()
+
+    async def flush_use(self) -> None:
+        """Tell it now. What cannot be told is kept for the next time."""
+        if not self._used_at:
+            return
+        batch, self._used_at = self._used_at, {}
+        try:
+            await self._bus.call(KEY_USED, KeyUsed(batch))
+        except CallError:
+            self._used_at = {**batch, **self._used_at}
+
+
+def refusal(decision: Decision) -> CallError:
+    """The error of a request beyond its limit."""
+    return CallError(
+        "rate_limited",
+        f"The key's limit of {decision.limit} requests a minute is reached."
+        f" Try again in {max(decision.retry_after_seconds, 0.1):.1f} s.",
+        reason="requests",
+        retry_after_seconds=decision.retry_after_seconds,
+    )
+
+
+def check_model(identity: Identity, model: str) -> None:
+    """Raise `forbidden` where the key may not use a model."""
+    if identity.models and model not in identity.models:
+        raise CallError(
+            "forbidden", f"This key may not use the model {model!r}.", reason="model_not_allowed", param="model"
+        )

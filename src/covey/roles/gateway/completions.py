@@ -1,0 +1,153 @@
+"""One chat from admission to its last token, for HTTP and the bus alike; usage is recorded once, where it ended."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+from msgspec.structs import replace
+
+from covey.bus.bus import BusHandle
+from covey.bus.replies import Replies
+from covey.contracts.auth import Identity
+from covey.contracts.inference import CHAT, ChatDelta, ChatRequest, Finish, Usage
+from covey.errors import CallError
+from covey.roles.gateway.admission import check_model
+from covey.roles.gateway.placement import Fleet
+from covey.roles.gateway.stats import Tally
+from covey.telemetry.metrics import Metrics
+
+
+class Completion:
+    """A running answer: take `batch()` until `finish` is set."""
+
+    def __init__(self, replies: Replies[ChatDelta], model: str, started_at: float) -> None:
+        self.model = model
+        self.finish: Finish | None = None
+        self.usage: Usage | None = None
+        self.tokens = 0
+        self.started_at = started_at
+        self.first_token_at: float | None = None
+        self.last_token_at = started_at
+        self._replies = replies
+
+    async def batch(self) -> list[ChatDelta]:
+        """The next deltas, all that wait; [] at the end.
+
+        Raises:
+            CallError: the back end's, or `upstream` where it ended without saying how.
+        """
+        deltas = await self._replies.batch()
+        if not deltas:
+            if self.finish is None:
+                raise CallError("upstream", f"The model {self.model!r} broke off in the middle of its answer.")
+            return deltas
+        now = trio.current_time()
+        for delta in deltas:
+            if delta.text:
+                self.tokens += delta.tokens or 1
+                if self.first_token_at is None:
+                    self.first_token_at = now
+                self.last_token_at = now
+            if delta.finish is not None:
+                self.finish = delta.finish
+            if delta.usage is not None:
+                self.usage = delta.usage
+        return deltas
+
+    @property
+    def billed(self) -> Usage:
+        """What the engine counted, or, where it was cut short, what was delivered."""
+        return self.usage or Usage(prompt_tokens=0, completion_tokens=self.tokens)
+
+
+class Completions:
+    """Opens completions, and keeps the books."""
+
+    def __init__(
+        self,
+        bus: BusHandle,
+        fleet: Fleet,
+        tally: Tally,
+        metrics: Metrics,
+        *,
+        in_flight_max: int,
+        request_seconds_max: float,
+    ) -> None:
+        self._bus = bus
+        self._fleet = fleet
+        self._tally = tally
+        self._metrics = metrics
+        self._in_flight_max = in_flight_max
+        self._request_seconds_max = request_seconds_max
+
+    @asynccontextmanager
+    async def open(
+        self, identity: Identity, chat: ChatRequest, *, route: str, started_at: float
+    ) -> AsyncGenerator[Completion, None]:
+        """Place a chat and stream its answer; leaving cancels the engine and writes the usage down.
+
+        Args:
+            identity: who pays; already admitted.
+            chat: its `model` "" is the first that can answer.
+            route: for the metrics.
+            started_at: `trio.current_time()` when the request came in.
+
+        Raises:
+            CallError: `forbidden`, `not_found`, `no_capacity`, and whatever the node says.
+        """
+        if self._tally.in_flight >= self._in_flight_max:
+            raise CallError("no_capacity", "The gateway is busy; try again soon.", retry_after_seconds=1.0)
+        outcome, label, completion = "ok", "unknown", None
+        self._tally.in_flight += 1
+        self._metrics.in_flight.set(self._tally.in_flight)
+        try:
+            model = chat.model or await self._fleet.default_model()
+            check_model(identity, model)
+            peer = await self._fleet.place(model)
+            label = model
+            request = replace(chat, model=model, tenant=identity.key_id)
+            self._fleet.started(peer, model)
+            try:
+                seconds = self._request_seconds_max
+                async with self._bus.stream(CHAT, request, to=peer, timeout_seconds=seconds) as replies:
+                    completion = Completion(replies, model, started_at)
+                    yield completion
+            finally:
+                self._fleet.ended(peer, model)
+            if completion.finish is None:
+                outcome = "cancelled"
+        except CallError as error:
+            outcome = error.code
+            raise
+        except BaseException:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._tally.in_flight -= 1
+            self._metrics.in_flight.set(self._tally.in_flight)
+            self._record(label, route, outcome, completion, started_at)
+
+    def _record(self, label: str, route: str, outcome: str, completion: Completion | None, started_at: float) -> None:
+        now = trio.current_time()
+        metrics = self._metrics
+        metrics.requests.labels(route, label, outcome).inc()
+        usage = completion.billed if completion else Usage(0, 0)
+        first_token_seconds: float | None = None
+        if completion is not None:
+            metrics.request_seconds.labels(label).observe(now - started_at)
+            metrics.prompt_tokens.labels(label).inc(usage.prompt_tokens)
+            metrics.generation_tokens.labels(label).inc(usage.completion_tokens)
+            if completion.first_token_at is not None:
+                first_token_seconds = completion.first_token_at - started_at
+                metrics.first_token_seconds.labels(label).observe(first_token_seconds)
+                if completion.tokens > 1:
+                    span = completion.last_token_at - completion.first_token_at
+                    metrics.token_seconds.labels(label).observe(span / (completion.tokens - 1))
+        self._tally.record(
+            now,
+            failed=outcome not in ("ok", "cancelled"),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            first_token_seconds=first_token_seconds,
+            request_seconds=now - started_at,
+        )
