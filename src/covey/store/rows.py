@@ -8,14 +8,20 @@ import msgspec
 from covey.contracts.auth import AccountRole
 from covey.contracts.feeds import AccountCreate, InvitationCreate, KeyCreate, SessionStart
 
+Stamp = tuple[int, str, int]
+"""When a field was last written, for "the last writer wins": (clock, feed, seq) of the entry."""
+NEVER: Stamp = (0, "", 0)
+
 
 class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that was admitted; `removed` is for ever."""
+    """A node that was admitted; `removed` is for ever. `roles_at` and `name_at`: when they were last written."""
 
     peer: str
     roles: tuple[str, ...] = ()
     name: str = ""
     removed: bool = False
+    roles_at: Stamp = NEVER
+    name_at: Stamp = NEVER
 
 
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +41,17 @@ class StandingRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A person. `role` is that of the creation until an op that changes it exists."""
+    """A person. `role` is that of the creation until an op that changes it exists.
+
+    The password of the highest epoch counts; of two with the same one, that written last (`password_at`).
+    """
 
     id: str
     created: AccountCreate | None = None
     approved: bool = False
     password_epoch: int = 0
     password_hash: str = ""
+    password_at: Stamp = NEVER
 
     @property
     def name(self) -> str:
