@@ -106,14 +106,19 @@ class _LevelReader:
             return
         low, high = prefix, after_prefix(prefix)
         if start is not None and reverse:
-            next_key = start + b"\0"  # `include_stop` gives nothing where `start` is all of the prefix
+            next_key = start + b"\0"
             high = next_key if high is None else min(high, next_key)
         elif start is not None:
             low = max(prefix, start)
         try:
-            pairs = self._source.iterator(start=low, stop=high, reverse=reverse, verify_checksums=True)
+            # In reverse, plyvel 1.5 gives nothing where its `start` is the only key: the end is found here instead.
+            pairs = self._source.iterator(
+                start=None if reverse else low, stop=high, reverse=reverse, verify_checksums=True
+            )
             with closing(pairs):
                 for count, pair in enumerate(pairs, start=1):
+                    if pair[0] < low:
+                        return
                     yield pair
                     if count == limit:
                         return
