@@ -47,10 +47,11 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Listener:
-    """One open listener. `urls` are what a client on this machine would type."""
+    """One listener. `urls` are what a client on this machine would type; `ended` is set once it has drained."""
 
     def __init__(self, config: HttpConfig, metrics: Metrics) -> None:
         self.urls: tuple[str, ...] = ()
+        self.ended = trio.Event()
         self._config = config
         self._metrics = metrics
         self._connections: set[_Connection] = set()
@@ -93,6 +94,7 @@ class Listener:
             connections.cancel_scope.cancel()
             for connection in self._connections:
                 connection.cut()
+        self.ended.set()
 
     async def _connect(self, app: AppWrapper, config: HypercornConfig, stream: Any) -> None:
         if len(self._connections) >= self._config.connections_max:

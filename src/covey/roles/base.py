@@ -83,5 +83,3 @@ class Role:
     config: type[msgspec.Struct]
     open: OpenRole
     after: tuple[str, ...] = ()
-
-

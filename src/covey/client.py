@@ -1,0 +1,132 @@
+"""A typed client of a node, over any bus handle: in the process (`node.client`), or over the node's Unix socket."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from covey.bus.bus import BusHandle
+from covey.bus.replies import Replies
+from covey.contracts.auth import CREATE_KEY, Actor, CreateKey, KeyLimits, NewKey
+from covey.contracts.cluster import NODES, NodeStatus
+from covey.contracts.gateway import COMPLETE, LIST_MODELS, Completion, ListModels, ModelSummary
+from covey.contracts.inference import ChatDelta, ChatRequest, Finish, Message, Sampling, Usage
+from covey.contracts.method import Nothing
+from covey.errors import CallError
+
+Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
+"""A single question, or messages: ours, or as OpenAI writes them (`{"role": ..., "content": ...}`)."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole answer. `finish` says why it ended: `length` means it was cut."""
+
+    text: str
+    model: str
+    finish: Finish
+    usage: Usage
+
+
+class Chunks:
+    """The pieces of an answer as they come; `finish` and `usage` are there once it has ended."""
+
+    def __init__(self, replies: Replies[ChatDelta]) -> None:
+        self._replies = replies
+        self.finish: Finish | None = None
+        self.usage: Usage | None = None
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for delta in self._replies:
+            self.finish = delta.finish or self.finish
+            self.usage = delta.usage or self.usage
+            if delta.text:
+                yield delta.text
+
+
+class Client:
+    """What a program usually wants; `bus` reaches every other contract."""
+
+    def __init__(self, bus: BusHandle) -> None:
+        self.bus = bus
+
+    async def chat(
+        self,
+        conversation: Conversation,
+        *,
+        model: str = "",
+        max_tokens: int | None = None,
+        stop: tuple[str, ...] = (),
+        sampling: Sampling = Sampling(),
+    ) -> Answer:
+        """Ask, and wait for the whole answer. The model "" is the first that can answer.
+
+        Raises:
+            CallError: `not_found`, `loading`, `no_capacity`, `upstream`, ...
+        """
+        pieces: list[str] = []
+        async with self.stream_chat(
+            conversation, model=model, max_tokens=max_tokens, stop=stop, sampling=sampling
+        ) as chunks:
+            async for text in chunks:
+                pieces.append(text)  # noqa: PERF401 - an asynchronous comprehension hides the errors' place
+        if chunks.finish is None or chunks.usage is None:
+            raise CallError("upstream", "The answer broke off.")
+        return Answer("".join(pieces), model, chunks.finish, chunks.usage)
+
+    @asynccontextmanager
+    async def stream_chat(
+        self,
+        conversation: Conversation,
+        *,
+        model: str = "",
+        max_tokens: int | None = None,
+        stop: tuple[str, ...] = (),
+        sampling: Sampling = Sampling(),
+    ) -> AsyncGenerator[Chunks, None]:
+        """Ask, and take the answer piece by piece: `async with client.stream_chat("Hi") as chunks: async for text in
+        chunks`. Leaving the block stops the model.
+        """
+        request = ChatRequest(
+            model=model, messages=_messages(conversation), max_tokens=max_tokens, stop=stop, sampling=sampling
+        )
+        async with self.bus.stream(COMPLETE, Completion(Actor(), request)) as replies:
+            yield Chunks(replies)
+
+    async def models(self) -> tuple[ModelSummary, ...]:
+        """Every model of the live cluster."""
+        return (await self.bus.call(LIST_MODELS, ListModels(Actor()))).models
+
+    async def nodes(self) -> tuple[NodeStatus, ...]:
+        """Every live node, this one first."""
+        return (await self.bus.call(NODES, Nothing())).nodes
+
+    async def create_key(
+        self,
+        user: str,
+        *,
+        label: str = "",
+        models: tuple[str, ...] = (),
+        expires_seconds: int | None = None,
+        requests_per_minute: int | None = None,
+    ) -> NewKey:
+        """An API key for a person."""
+        return await self.bus.call(
+            CREATE_KEY,
+            CreateKey(
+                Actor(),
+                user=user,
+                label=label,
+                models=models,
+                expires_seconds=expires_seconds,
+                limits=KeyLimits(requests_per_minute=requests_per_minute),
+            ),
+        )
+
+
+def _messages(conversation: Conversation) -> tuple[Message, ...]:
+    if isinstance(conversation, str):
+        return (Message("user", conversation),)
+    try:
+        return tuple(msgspec.convert(one, Message, from_attributes=True) for one in conversation)
+    except msgspec.ValidationError as error:
+        raise CallError("invalid", f"A message is not one: {error}.", param="messages") from error

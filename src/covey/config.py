@@ -1,0 +1,200 @@
+"""`roles.toml` to frozen Structs. Every key has its default in the Struct of its table; a file overrides key by key.
+
+Looked for in `--config`, else the user's configuration folder, else nothing: the defaults, which the commented
+`roles.toml` of the package repeats (a test holds the two together).
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import msgspec
+import platformdirs
+
+from covey import plugins
+from covey.backends.base import Plugged
+from covey.errors import CallError
+from covey.http.server import HttpConfig
+from covey.nearest import suggestion
+from covey.roles.base import Role
+
+FILE_BYTES_MAX = 1024 * 1024
+DEFAULT_ROLES = ("auth", "inference", "gateway", "web")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+S = TypeVar("S", bound=msgspec.Struct)
+Tables = dict[str, dict[str, Any]]
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[node]`. `name` "" is the machine's host name."""
+
+    name: str = ""
+    roles: tuple[str, ...] = DEFAULT_ROLES
+    shutdown_seconds: float = 10.0
+
+
+class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[telemetry]`. `listen` "": health and metrics go on the listener of `[http]`, if any."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_style: Literal["text", "json"] = "text"
+    listen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a node is told. `roles` and `backends` hold a typed table for each that is configured."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    roles: Mapping[str, tuple[Role, msgspec.Struct]] = field(default_factory=dict[str, tuple[Role, msgspec.Struct]])
+    backends: Mapping[str, Plugged] = field(default_factory=dict[str, Plugged])
+    source: str = "the defaults"
+
+
+_BASE: dict[str, type[msgspec.Struct]] = {"node": NodeConfig, "http": HttpConfig, "telemetry": TelemetryConfig}
+
+
+def default_path() -> Path:
+    """Where a user's own configuration is looked for."""
+    return platformdirs.user_config_path("covey") / "roles.toml"
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Read a file (or the user's own, or none), lay the command line's values over it, and check it all.
+
+    Raises:
+        CallError: `invalid`, naming the file, the key and the nearest known one.
+    """
+    chosen = path or (default_path() if default_path().is_file() else None)
+    tables = read(chosen) if chosen is not None else {}
+    return build(tables, source=str(chosen) if chosen else "the defaults", overrides=overrides)
+
+
+def read(path: Path) -> Tables:
+    """A TOML or JSON file to plain tables.
+
+    Raises:
+        CallError: `invalid`.
+    """
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise CallError("invalid", f"{path} is larger than {FILE_BYTES_MAX} bytes: is it a configuration?")
+        text = path.read_text(encoding="utf-8")
+        tables: object = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CallError("invalid", f"{path} cannot be read: {cause}.") from error
+    except ValueError as error:  # both decoders' errors are ValueErrors that say line and column
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise CallError("invalid", f"{path} is not valid {kind}: {error}.") from error
+    if not isinstance(tables, dict):
+        raise CallError("invalid", f"{path} must hold tables like [node].")
+    return cast(Tables, tables)
+
+
+def build(
+    tables: Mapping[str, Any],
+    *,
+    source: str = "the configuration",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """Plain tables to a checked configuration.
+
+    Raises:
+        CallError: `invalid`.
+    """
+    merged: dict[str, Any] = dict(tables)
+    for name, values in (overrides or {}).items():
+        merged[name] = {**_table(merged, name, source), **values}
+    known = {*_BASE, "backends", *plugins.role_names()}
+    for name in merged:
+        if name not in known:
+            raise CallError("invalid", f"{source}: [{name}] is not a known table{suggestion(name, known)}.")
+    base = {name: _convert(_table(merged, name, source), kind, name, source) for name, kind in _BASE.items()}
+    node = cast(NodeConfig, base["node"])
+    if node.name and not re.fullmatch(NAME_PATTERN, node.name):
+        raise CallError("invalid", f"{source}: [node] name takes letters, digits, '.', '_' and '-', up to 63 of them.")
+    if not node.roles or len(set(node.roles)) != len(node.roles):
+        raise CallError("invalid", f"{source}: [node] roles must name at least one role, each once.")
+    roles: dict[str, tuple[Role, msgspec.Struct]] = {}
+    for name in dict.fromkeys((*node.roles, *(name for name in merged if name not in _BASE and name != "backends"))):
+        role = plugins.load_role(name)
+        roles[name] = role, _convert(_table(merged, name, source), role.config, name, source)
+    return Config(
+        node=node,
+        http=cast(HttpConfig, base["http"]),
+        telemetry=cast(TelemetryConfig, base["telemetry"]),
+        roles=roles,
+        backends=_backends(merged, roles.values(), source),
+        source=source,
+    )
+
+
+def backends_of(config: msgspec.Struct) -> tuple[str, ...]:
+    """The back ends that a role's table asks for, by its key `backends`; most roles have none."""
+    return tuple(getattr(config, "backends", ()))
+
+
+def _backends(
+    merged: Mapping[str, Any], roles: Iterable[tuple[Role, msgspec.Struct]], source: str
+) -> dict[str, Plugged]:
+    tables = _table(merged, "backends", source)
+    wanted = [name for _, config in roles for name in backends_of(config)]
+    plugged: dict[str, Plugged] = {}
+    for name in dict.fromkeys((*wanted, *tables)):
+        plugin = plugins.load_backend(name)
+        settings = _convert(_table(tables, name, source), plugin.config, f"backends.{name}", source)
+        plugged[name] = Plugged(plugin, settings)
+    return plugged
+
+
+def _table(tables: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise CallError("invalid", f"{source}: {name} must be a table: [{name}].")
+    return cast("dict[str, Any]", table)
+
+
+def _convert(table: dict[str, Any], kind: type[S], name: str, source: str) -> S:
+    known = {one.encode_name for one in msgspec.structs.fields(kind)}
+    for key in table:
+        if key not in known:
+            raise CallError("invalid", f"{source}: [{name}] {key} is not a known key{suggestion(key, known)}.")
+    try:
+        made = msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        if unknown := re.search(r"unknown field `([^`]+)`", message):
+            near = suggestion(unknown[1], _nested_keys(kind))
+            raise CallError("invalid", f"{source}: [{name}] {key}: {unknown[1]} is not a known key{near}.") from error
+        plain = message.replace("`", "")
+        raise CallError("invalid", f"{source}: [{name}] {key}: {plain[0].lower()}{plain[1:]}.") from error
+    _refuse_negative(made, name, source)
+    return made
+
+
+def _nested_keys(kind: Any) -> set[str]:
+    """The keys of every Struct within a Struct's fields."""
+    keys: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for one in msgspec.structs.fields(kind):
+            keys.add(one.encode_name)
+            keys |= _nested_keys(one.type)
+    for argument in get_args(kind):
+        keys |= _nested_keys(argument)
+    return keys
+
+
+def _refuse_negative(made: msgspec.Struct, name: str, source: str) -> None:
+    # No key of ours means anything below zero: all of them are sizes, counts and durations.
+    for one in msgspec.structs.fields(made):
+        value = getattr(made, one.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value >= 0:
+            raise CallError("invalid", f"{source}: [{name}] {one.encode_name} must not be negative.")

@@ -1,0 +1,387 @@
+"""The composition root, and the only wiring: opens what the roles need, in order, and closes it in reverse."""
+
+import logging
+import platform
+import resource
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import platformdirs
+import trio
+
+from covey import config as configuration
+from covey.assets import assets_folder
+from covey.bus.background import open_background
+from covey.bus.bus import Bus, BusHandle
+from covey.bus.caller import Caller
+from covey.client import Client
+from covey.config import Config, backends_of
+from covey.contracts.auth import AUTH_STATE, AUTHORIZE, SET_UP_SECRET, Actor, AuthorizeActor
+from covey.contracts.cluster import NODE_STATUS, NODES, NodeList, NodeStatus
+from covey.contracts.method import Nothing, Party
+from covey.control import open_control
+from covey.errors import CallError
+from covey.http.asgi import Scope
+from covey.http.health import PATHS as HEALTH_PATHS
+from covey.http.health import HealthApp
+from covey.http.router import Router
+from covey.http.server import HttpConfig, Listener, is_loopback, parse_listen
+from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
+from covey.store.identity import Identity, open_identity
+from covey.store.leveldb import open_leveldb
+from covey.store.writer import Store, open_store
+from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
+from covey.version import __version__
+
+log = logging.getLogger(__name__)
+
+DRAIN_SHARE = 0.7
+"""How much of `shutdown_seconds` running requests get; the rest is for closing the roles and the store."""
+
+
+class RoleCrashed(Exception):
+    """A role failed while it opened, ran or closed; `__cause__` is why. The node has ended."""
+
+    def __init__(self, role: str, cause: BaseException) -> None:
+        self.role = role
+        super().__init__(f"The role {role} failed: {describe(cause)}")
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+
+class Node:
+    """A running node. Made by `open_node`."""
+
+    def __init__(self, info: NodeInfo, roles: tuple[str, ...], parts: "_Base") -> None:
+        self.name = info.name
+        self.roles = roles
+        self.peer_id: PeerId = parts.identity.peer_id
+        self.urls: tuple[str, ...] = ()
+        self._info = info
+        self._base = parts
+        self._started = trio.current_time()
+
+    @property
+    def app(self) -> Router:
+        """The ASGI application of this node's roles, for mounting in a server of your own. It wants keys, as ever."""
+        return self._base.router
+
+    @property
+    def bus(self) -> BusHandle:
+        """The bus, with the operator's rights: whoever holds the process holds the node."""
+        return self._base.bus.stamped("operator")
+
+    @property
+    def client(self) -> Client:
+        """A typed client on that bus."""
+        return Client(self.bus)
+
+    @property
+    def chat(self) -> Callable[..., Any]:
+        """Short for `client.chat`."""
+        return self.client.chat
+
+    def stop(self) -> None:
+        """Take no new work from now on; whoever holds the block then leaves it."""
+        self._base.lifecycle.draining = True
+        self._base.lifecycle.stop.set()
+
+    async def wait_stopped(self) -> None:
+        """Until `stop` was called."""
+        await self._base.lifecycle.stop.wait()
+
+    async def set_up_url(self) -> str:
+        """The one-time link for making the first administrator; "" where there is one, or no auth or web role here."""
+        if not self.urls or "web" not in self.roles or self._base.bus.served(SET_UP_SECRET.name) is None:
+            return ""
+        secret = (await self.bus.call(SET_UP_SECRET, Nothing())).secret
+        # In the fragment, which browsers never send: no log on the way can hold it.
+        return f"{self.urls[0]}/setup#{secret}" if secret else ""
+
+    async def status(self, caller: Caller | None = None, request: Nothing | None = None) -> NodeStatus:
+        """Serve NODE_STATUS."""
+        network_id = ""
+        if self._base.bus.served(AUTH_STATE.name) is not None:
+            network_id = (await self.bus.call(AUTH_STATE, Nothing())).network_id
+        return NodeStatus(
+            name=self.name,
+            peer_id=str(self.peer_id),
+            version=__version__,
+            roles=self.roles,
+            urls=self.urls,
+            started_at=self._info.started_at,
+            uptime_seconds=trio.current_time() - self._started,
+            memory_bytes=memory_bytes(),
+            draining=self._base.lifecycle.draining,
+            network_id=network_id,
+            python=platform.python_version(),
+        )
+
+    async def nodes(self, caller: Caller, request: Nothing) -> NodeList:
+        """Serve NODES: this node, and every peer that answers."""
+        found: dict[PeerId, NodeStatus] = {}
+
+        async def ask(peer: PeerId) -> None:
+            try:
+                found[peer] = await self._base.bus.stamped("member").call(NODE_STATUS, Nothing(), to=peer)
+            except CallError as error:
+                log.info("The node %s did not say how it is: %s", peer, error)
+
+        async with trio.open_nursery() as nursery:
+            for peer in self.bus.serving(NODE_STATUS):
+                nursery.start_soon(ask, peer)
+        return NodeList(tuple(found[peer] for peer in self.bus.serving(NODE_STATUS) if peer in found))
+
+
+class _Base:
+    """What lies under the roles."""
+
+    def __init__(self, config: Config, folder: Path, identity: Identity, store: Store, metrics: Metrics) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.store = store
+        self.metrics = metrics
+        self.bus = Bus(identity.peer_id, metrics)
+        self.router = Router(config.http.host_names)
+        self.lifecycle = Lifecycle()
+        self.clock = SystemClock()
+
+
+@asynccontextmanager
+async def open_node(
+    config: Config | Mapping[str, Any] | Path | None = None,
+    *,
+    roles: Sequence[str] | None = None,
+    data: Path | None = None,
+    listen: bool = False,
+) -> AsyncGenerator[Node, None]:
+    """Run a node as long as the block: its roles are ready inside, drained and closed outside.
+
+    Closed by default: with `listen` false nothing listens on the network, and the application (`node.app`) that you
+    may mount in a server of your own wants API keys, as ever.
+
+    Args:
+        config: a loaded `Config`, plain tables as in `roles.toml`, or a file's path; `None`: the user's own file.
+        roles: instead of the configuration's.
+        data: the data folder; `None`: the user's own.
+        listen: open the HTTP listener of `[http]`.
+
+    Raises:
+        CallError: the configuration, the data folder or the address is refused; the message says what to do.
+        RoleCrashed: a role failed.
+    """
+    checked = _config(config, roles)
+    folder = data or default_data_folder()
+    role_table = [checked.roles[name][0] for name in checked.node.roles]
+    with unwrapped():
+        async with AsyncExitStack() as stack:
+            base = await _open_base(stack, checked, folder)
+            info = NodeInfo(checked.node.name or socket.gethostname(), __version__, int(base.clock.now()))
+            ordered = in_order(role_table)
+            node = Node(info, tuple(role.name for role in ordered), base)
+            base.metrics.build.info({"version": __version__, "roles": ",".join(node.roles)})
+            member = base.bus.stamped("member")
+            member.serve(NODE_STATUS, node.status)
+            member.serve(NODES, node.nodes)
+            for role in ordered:
+                await stack.enter_async_context(_open_role(role, checked, base, info))
+            await stack.enter_async_context(open_control(base.bus, folder, base.lifecycle))
+            drain_seconds = checked.node.shutdown_seconds * DRAIN_SHARE
+            stack.push_async_callback(_say_stopping, base.lifecycle)
+            if listen:
+                node.urls = await _open_listeners(stack, checked, base, drain_seconds)
+            yield node
+
+
+async def _open_base(stack: AsyncExitStack, config: Config, folder: Path) -> _Base:
+    metrics = Metrics()
+    # The store's lock comes first: a second process on one folder touches nothing.
+    kv = await trio.to_thread.run_sync(open_leveldb, folder)
+    stack.callback(kv.close)
+    identity = await trio.to_thread.run_sync(open_identity, folder)
+    store = await stack.enter_async_context(open_store(kv, metrics))
+    base = _Base(config, folder, identity, store, metrics)
+    await stack.enter_async_context(base.bus.open())
+    return base
+
+
+@asynccontextmanager
+async def _open_role(role: Role, config: Config, base: _Base, info: NodeInfo) -> AsyncGenerator[None, None]:
+    settings = config.roles[role.name][1]
+    stamp: Party = role.name if role.name in get_args(Party) else "member"  # type: ignore[assignment]
+    parts = Parts(
+        node=info,
+        identity=base.identity,
+        bus=base.bus.stamped(stamp),
+        store=base.store,
+        http=base.router,
+        metrics=base.metrics,
+        clock=base.clock,
+        lifecycle=base.lifecycle,
+        folder=base.folder,
+        assets=assets_folder(),
+        backends=tuple(config.backends[name] for name in backends_of(settings)),
+    )
+    passing: BaseException | None = None
+    try:
+        async with role.open(settings, parts):
+            log.debug("The role %s is ready.", role.name)
+            try:
+                yield
+            except BaseException as error:
+                passing = error  # from within the block: another role's, or the program's own
+                raise
+    except trio.Cancelled:
+        raise
+    except CallError:
+        raise  # already says what to do
+    except Exception as error:
+        if error is passing:
+            raise
+        if passing is not None and isinstance(passing, Exception) and _holds(error, passing):
+            raise passing from None  # the role's nursery wrapped it
+        raise RoleCrashed(role.name, error) from error
+
+
+def _holds(error: BaseException, inner: BaseException) -> bool:
+    if error is inner:
+        return True
+    return isinstance(error, BaseExceptionGroup) and any(_holds(one, inner) for one in error.exceptions)
+
+
+async def _say_stopping(lifecycle: Lifecycle) -> None:
+    lifecycle.draining = True
+    lifecycle.stop.set()
+
+
+async def _open_listeners(
+    stack: AsyncExitStack, config: Config, base: _Base, drain_seconds: float
+) -> tuple[str, ...]:
+    """Open the listener of `[http]`, where a role has mounted something, and that of `[telemetry]`."""
+    telemetry = config.telemetry.listen
+    serves_pages = base.router.mounted
+    health = HealthApp(base.metrics, partial(_missing, base.lifecycle), partial(_guard_metrics, config, base))
+    health_router = Router(config.http.host_names) if telemetry else base.router
+    for path in HEALTH_PATHS:
+        health_router.mount(path, health)
+    nursery = await stack.enter_async_context(open_background())
+    opened: list[Listener] = []
+    if serves_pages:
+        opened.append(await _listen(nursery, config.http, base, base.router, drain_seconds))
+    if telemetry:
+        apart = msgspec.structs.replace(config.http, listen=telemetry)
+        opened.append(await _listen(nursery, apart, base, health_router, drain_seconds))
+    stack.push_async_callback(_drain, base.lifecycle, opened)
+    return opened[0].urls if serves_pages else ()
+
+
+async def _listen(
+    nursery: trio.Nursery, config: HttpConfig, base: _Base, app: Router, drain_seconds: float
+) -> Listener:
+    listener = Listener(config, base.metrics)
+    await nursery.start(partial(listener.serve, app, stop=base.lifecycle.stop, drain_seconds=drain_seconds))
+    return listener
+
+
+async def _drain(lifecycle: Lifecycle, listeners: list[Listener]) -> None:
+    """Before the listeners' tasks are cancelled: let what runs finish."""
+    await _say_stopping(lifecycle)
+    for listener in listeners:
+        await listener.ended.wait()
+
+
+def _missing(lifecycle: Lifecycle) -> dict[str, str]:
+    if lifecycle.draining:
+        return {"node": "it is stopping"}
+    return dict(lifecycle.missing)
+
+
+async def _guard_metrics(config: Config, base: _Base, scope: Scope) -> None:
+    """On a public listener, metrics are for administrators: they tell models, load and versions."""
+    listen = config.telemetry.listen or config.http.listen
+    if is_loopback(parse_listen(listen)[0]):
+        return
+    authorization = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
+    key = authorization.partition(" ")[2].strip()
+    identity = await base.bus.stamped("member").call(AUTHORIZE, AuthorizeActor(Actor(key=key)))
+    if identity.role != "admin":
+        raise CallError("forbidden", "Metrics on a public address need an administrator's key.")
+
+
+def _config(config: Config | Mapping[str, Any] | Path | None, roles: Sequence[str] | None) -> Config:
+    overrides = {"node": {"roles": list(roles)}} if roles is not None else {}
+    if isinstance(config, Config):
+        if roles is not None:
+            raise CallError("invalid", "Give the roles in the configuration, or beside a file or tables: not twice.")
+        return config
+    if config is None or isinstance(config, Path):
+        return configuration.load(config, overrides)
+    return configuration.build(config, overrides=overrides)
+
+
+def default_data_folder() -> Path:
+    """The user's own data folder (XDG on Linux)."""
+    return Path(platformdirs.user_data_dir("covey"))
+
+
+def in_order(roles: Sequence[Role]) -> list[Role]:
+    """Sorted so that each comes after those it needs, as far as they are here; otherwise as given.
+
+    Raises:
+        CallError: `invalid` where two need each other.
+    """
+    by_name = {role.name: role for role in roles}
+    graph = {role.name: [name for name in role.after if name in by_name] for role in roles}
+    try:
+        return [by_name[name] for name in TopologicalSorter(graph).static_order()]
+    except CycleError as error:
+        raise CallError("invalid", f"These roles need each other first: {' -> '.join(error.args[1])}.") from error
+
+
+def memory_bytes() -> int:
+    """The resident memory of this process; where the system does not tell it, the most it ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
+
+
+def describe(error: BaseException) -> str:
+    """The innermost sole cause of an error, in one line."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, CallError):
+        return error.message
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the sole exception of a group instead of the group: callers catch `CallError` and `RoleCrashed` plainly."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        inner: BaseException = group
+        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+            inner = inner.exceptions[0]
+        if isinstance(inner, BaseExceptionGroup):
+            raise
+        raise inner from None
