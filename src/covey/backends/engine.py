@@ -1,0 +1,310 @@
+"""One embedded model's engine: the child process, kept alive while it is wanted.
+
+States: asleep (no child) → starting → ready → dead, and again. A death costs the requests that ran in it, which fail
+with `upstream`; the child is started again after a jittered pause, and the node lives on.
+"""
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import trio
+
+from covey.backends import embedded_worker
+from covey.backends.embedded_worker import Orders
+from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json
+from covey.errors import CallError
+
+log = logging.getLogger(__name__)
+
+START_SECONDS_MAX = 120.0
+STOP_SECONDS_MAX = 3.0
+HEALTH_SECONDS_MAX = 5.0
+STEADY_SECONDS = 60.0
+"""An engine that lived this long was not faulty from the start: the next pause is the shortest again."""
+PAUSE_SECONDS_MAX = 60.0
+FAILURES_TO_GIVE_UP_WAITING = 3
+"""In a row; from then on requests are refused at once with the cause, while restarts go on."""
+SOCKET_PATH_BYTES_MAX = 100
+STDERR_BYTES_KEPT = 4_096
+PASSED_ENVIRONMENT = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
+    "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "OMP_NUM_THREADS",
+)  # fmt: skip
+"""The child sees nothing else of ours: least of all other services' keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How to run one model. `context_tokens` is one request's; `threads` of its own, for prompts and answers alike."""
+
+    name: str
+    path: Path
+    context_tokens: int
+    slots: int
+    batch_tokens: int
+    threads: int
+    cache_mib: int
+    gpu_layers: int
+    wait_policy: Literal["passive", "active"]
+    patience: Patience
+
+
+class EngineDiedError(Exception):
+    """The child is gone or never came up; the message says why, for people."""
+
+
+class Words:
+    """What a child writes to standard error: read all along, lest the pipe fill up and stop it; the end is kept."""
+
+    def __init__(self) -> None:
+        self._said = b""
+        self._over = trio.Event()
+
+    async def listen(self, pipe: trio.abc.ReceiveStream) -> None:
+        """Until the pipe ends."""
+        try:
+            while data := await pipe.receive_some():
+                self._said = (self._said + data)[-STDERR_BYTES_KEPT:]
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # the child was stopped
+        finally:
+            self._over.set()
+
+    async def last(self) -> str:
+        """The last line of a dead child."""
+        with trio.move_on_after(1):
+            await self._over.wait()
+        lines = self._said.decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A running engine: its process, what it complains of, and the client that talks to it."""
+
+    process: trio.Process
+    words: Words
+    client: httpx.AsyncClient
+
+
+class Engine:
+    """Supervises one model's child process; `run` it in a nursery, cancel it to put the model to sleep.
+
+    `running` counts the requests in it, `used_at` is when the last one ended, on trio's clock. `nursery`: where its
+    small tasks run, beyond `run`. `on_restart` is told of each death.
+    """
+
+    def __init__(self, settings: EngineSettings, nursery: trio.Nursery, on_restart: Callable[[], None]) -> None:
+        self.settings = settings
+        self._nursery = nursery
+        self._on_restart = on_restart
+        self.child: Child | None = None
+        self.failure = ""
+        self.failures = 0
+        self.running = 0
+        self.used_at = trio.current_time()
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Keep the child alive until cancelled."""
+        while True:
+            born_at = trio.current_time()
+            try:
+                await self._live()
+            except EngineDiedError as death:
+                steady = self.child is not None and trio.current_time() - born_at > STEADY_SECONDS
+                self.failures = 1 if steady else self.failures + 1
+                self.failure = str(death)
+            finally:
+                self.child = None
+            self._on_restart()
+            self._announce()
+            pause = min(0.2 * 4.0 ** (self.failures - 1), PAUSE_SECONDS_MAX) * random.uniform(0.5, 1.0)  # noqa: S311
+            log.error("The engine of %s: %s Starting it again in %.1f s.", self.settings.name, self.failure, pause)
+            await trio.sleep(pause)
+
+    async def _live(self) -> None:
+        started_at = trio.current_time()
+        async with open_child(self.settings, self._nursery) as child:
+            self.child = child
+            log.info("The model %s is ready after %.1f s.", self.settings.name, trio.current_time() - started_at)
+            self._announce()
+            status = await child.process.wait()
+            raise EngineDiedError(cause_of_death(status, await child.words.last()))
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def ready(self, seconds: float) -> Child:
+        """The running child, waited for if it is about to come up.
+
+        Raises:
+            CallError: `loading` after `seconds`; `upstream` where it keeps dying.
+        """
+        with trio.move_on_after(seconds):
+            while self.child is None:
+                if self.failures >= FAILURES_TO_GIVE_UP_WAITING:
+                    raise CallError(
+                        "upstream",
+                        f"The engine of {self.settings.name} does not start: {self.failure}",
+                        reason="engine_failed",
+                        retry_after_seconds=30,
+                    )
+                await self._changed.wait()
+            return self.child
+        raise CallError(
+            "loading",
+            f"The model {self.settings.name} is being loaded; try again in a moment.",
+            reason="model_loading",
+            retry_after_seconds=5,
+        )
+
+    async def check(self) -> None:
+        """After a silence: an engine that does not even say that it is healthy is killed, and so replaced."""
+        if (child := self.child) is None:
+            return
+        with trio.move_on_after(HEALTH_SECONDS_MAX):
+            try:
+                await get_json(child.client, "/health")
+                return
+            except (SilentUpstreamError, RefusedError):
+                pass
+        child.process.kill()
+
+    def succeeded(self) -> None:
+        """An answer came to its end: whatever went wrong before is over."""
+        self.failures, self.failure = 0, ""
+
+
+@asynccontextmanager
+async def open_child(settings: EngineSettings, nursery: trio.Nursery) -> AsyncGenerator[Child, None]:
+    """Start the child and wait until it listens; leaving stops it, with force if need be.
+
+    Raises:
+        EngineDiedError: it could not be started.
+    """
+    folder = socket_folder()
+    process: trio.Process | None = None
+    try:
+        process = await _spawn(settings)
+        words = Words()
+        assert process.stderr is not None
+        nursery.start_soon(words.listen, process.stderr, name=f"errors of {settings.name}")
+        url = await _first_word(process, words, settings, folder)
+        transport = httpx.AsyncHTTPTransport(
+            uds=url.removeprefix("unix://"),
+            # llama.cpp offers keep-alive after a stream and then closes: 9 of 40 pooled requests failed, 0 without.
+            limits=httpx.Limits(max_keepalive_connections=0, max_connections=settings.slots * 4),
+        )
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine", trust_env=False) as client:
+            yield Child(process, words, client)
+    finally:
+        with trio.CancelScope(shield=True):
+            if process is not None:
+                await _stop(process)
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+async def _spawn(settings: EngineSettings) -> trio.Process:
+    environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+    environment["OMP_WAIT_POLICY"] = settings.wait_policy.upper()
+    try:
+        return await trio.lowlevel.open_process(
+            [sys.executable, "-P", embedded_worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            # Ctrl-C in a terminal is for the node: it drains, and the engine must finish what runs.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineDiedError(f"a child process cannot be started: {error.strerror or error}.") from error
+
+
+async def _first_word(process: trio.Process, words: Words, settings: EngineSettings, folder: Path) -> str:
+    """Give the child its orders; the URL it listens on."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    orders: Orders = {
+        "model": str(settings.path),
+        "alias": settings.name,
+        "folder": str(folder),
+        "context_tokens": settings.context_tokens,
+        "slots": settings.slots,
+        "batch_tokens": settings.batch_tokens,
+        "threads": settings.threads,
+        "cache_mib": settings.cache_mib,
+        "gpu_layers": settings.gpu_layers,
+    }
+    said = b""
+    with trio.move_on_after(START_SECONDS_MAX) as patience:
+        try:
+            await process.stdin.send_all(json.dumps(orders).encode() + b"\n")
+            while b"\n" not in said:
+                data = await process.stdout.receive_some()
+                if not data:
+                    raise EngineDiedError(cause_of_death(await process.wait(), await words.last()))
+                said += data
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise EngineDiedError(cause_of_death(await process.wait(), await words.last())) from error
+    if patience.cancelled_caught:
+        raise EngineDiedError(f"it did not come up within {START_SECONDS_MAX:g} s.")
+    answer: dict[str, str] = json.loads(said)
+    if "url" not in answer:
+        raise EngineDiedError(
+            f"llama.cpp refuses the file {settings.path.name} ({answer.get('error', 'no reason given')}). "
+            f"Fetch it again with `covey models pull {settings.name}`."
+        )
+    return answer["url"]
+
+
+async def _stop(process: trio.Process) -> None:
+    assert process.stdin is not None
+    with trio.move_on_after(STOP_SECONDS_MAX):
+        await process.stdin.aclose()  # the child takes that for its end
+        await process.wait()
+    if process.poll() is None:
+        process.kill()
+        await process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            await pipe.aclose()
+
+
+def cause_of_death(status: int, last_words: str) -> str:
+    """What an exit status means, in words that help."""
+    if status == -signal.SIGILL:
+        return (
+            "it met an instruction that this processor does not have: llama.cpp needs one with AVX2 (or NEON). "
+            "Use Ollama or an OpenAI-compatible server on this machine instead."
+        )
+    if status in {-signal.SIGKILL, 137}:
+        return "it was killed, perhaps because memory ran out: use a smaller model or fewer `context_tokens`."
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return f"it crashed ({name}); if it happens again, the file may be corrupt: pull the model again."
+    return f"it ended with status {status}" + (f": {last_words}" if last_words else ".")
+
+
+def socket_folder() -> Path:
+    """A fresh folder that only this user can enter, at a path short enough for a Unix socket."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    for place in (runtime, tempfile.gettempdir(), "/tmp"):  # noqa: S108  mkdtemp makes it private
+        if place and len(os.fsencode(place)) + 40 <= SOCKET_PATH_BYTES_MAX and os.access(place, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="covey-engine-", dir=place))
+    raise EngineDiedError("there is no folder with a path short enough for its socket.")

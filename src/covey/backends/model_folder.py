@@ -1,0 +1,78 @@
+"""The folder of model files: what is in it, and whether a file is still what was fetched.
+
+llama.cpp loads a file with flipped bytes without a word and then talks nonsense, so the sha256 is checked once after a
+file changed, and `<file>.checked` remembers size, modification time and sum: a start does not read gigabytes each time.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+import trio
+
+from covey.backends.catalogue import FILE_NAME, Entry
+from covey.backends.fetching import sha256_of
+from covey.backends.unpacking import MAGIC
+from covey.errors import CallError
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    size: int
+    modified_ns: int
+    sha256: str
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Name → file of every usable `*.gguf`, also those that a person put there. Reads the folder alone: fast."""
+    try:
+        found = sorted(folder.glob("*.gguf"))
+    except OSError:
+        return {}
+    return {path.stem: path for path in found if FILE_NAME.fullmatch(path.stem) and path.is_file()}
+
+
+async def check_model(path: Path, entry: Entry | None) -> None:
+    """Make sure that a file is a GGUF model, and the very one its catalogue entry names.
+
+    Raises:
+        CallError: `storage`: unreadable, cut short or changed; the message says to pull it again.
+    """
+    again = f"Fetch it again: covey models pull {path.stem}"
+    try:
+        state = await trio.to_thread.run_sync(path.stat)
+        if await trio.to_thread.run_sync(_magic, path) != MAGIC:
+            raise CallError("storage", f"{path.name} is not a GGUF model. {again}", reason="corrupt_model")
+        if entry is None or not entry.sha256:
+            return
+        note = path.with_name(path.name + ".checked")
+        known = await trio.to_thread.run_sync(_read_note, note)
+        if known == _Checked(state.st_size, state.st_mtime_ns, entry.sha256):
+            return
+        if (entry.model_bytes and state.st_size != entry.model_bytes) or await sha256_of(path) != entry.sha256:
+            raise CallError(
+                "storage",
+                f"The model file {path.name} is damaged (its sha256 is wrong). {again}",
+                reason="corrupt_model",
+            )
+        fresh = _Checked(state.st_size, state.st_mtime_ns, entry.sha256)
+        await trio.to_thread.run_sync(_write_note, note, fresh)
+    except OSError as error:
+        raise CallError("storage", f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC))
+
+
+def _read_note(note: Path) -> _Checked | None:
+    try:
+        return msgspec.json.decode(note.read_bytes(), type=_Checked)
+    except (OSError, msgspec.MsgspecError):
+        return None  # no note, or a damaged one: the file is read again
+
+
+def _write_note(note: Path, checked: _Checked) -> None:
+    fresh = note.with_name(f"{note.name}.{os.getpid()}")
+    fresh.write_bytes(msgspec.json.encode(checked))
+    fresh.replace(note)
