@@ -28,17 +28,19 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Chunks:
-    """The pieces of an answer as they come; `finish` and `usage` are there once it has ended."""
+    """The pieces of an answer as they come; `finish`, `usage` and `model` are there once it has ended."""
 
     def __init__(self, replies: Replies[ChatDelta]) -> None:
         self._replies = replies
         self.finish: Finish | None = None
         self.usage: Usage | None = None
+        self.model = ""
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for delta in self._replies:
             self.finish = delta.finish or self.finish
             self.usage = delta.usage or self.usage
+            self.model = delta.model or self.model
             if delta.text:
                 yield delta.text
 
@@ -56,7 +58,7 @@ class Client:
         model: str = "",
         max_tokens: int | None = None,
         stop: tuple[str, ...] = (),
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Ask, and wait for the whole answer. The model "" is the first that can answer.
 
@@ -71,7 +73,7 @@ class Client:
                 pieces.append(text)  # noqa: PERF401 - an asynchronous comprehension hides the errors' place
         if chunks.finish is None or chunks.usage is None:
             raise CallError("upstream", "The answer broke off.")
-        return Answer("".join(pieces), model, chunks.finish, chunks.usage)
+        return Answer("".join(pieces), chunks.model, chunks.finish, chunks.usage)
 
     @asynccontextmanager
     async def stream_chat(
@@ -81,13 +83,17 @@ class Client:
         model: str = "",
         max_tokens: int | None = None,
         stop: tuple[str, ...] = (),
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
     ) -> AsyncGenerator[Chunks, None]:
         """Ask, and take the answer piece by piece: `async with client.stream_chat("Hi") as chunks: async for text in
         chunks`. Leaving the block stops the model.
         """
         request = ChatRequest(
-            model=model, messages=_messages(conversation), max_tokens=max_tokens, stop=stop, sampling=sampling
+            model=model,
+            messages=_messages(conversation),
+            max_tokens=max_tokens,
+            stop=stop,
+            sampling=sampling or Sampling(),
         )
         async with self.bus.stream(COMPLETE, Completion(Actor(), request)) as replies:
             yield Chunks(replies)

@@ -5,7 +5,8 @@ A handler raises `CallError`; the bus carries it, near or far, unchanged; HTTP t
 where it happened and reaches the caller as `internal`.
 """
 
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -82,3 +83,21 @@ class CallError(Exception):
             param=problem.param,
             retry_after_seconds=problem.retry_after_seconds,
         )
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that a group holds, its groups' ones too, in order; a plain exception is its own leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: of a group, its first leaf."""
+    first = next(leaves(error))
+    if isinstance(first, CallError):
+        return first.message
+    text = str(first).strip().splitlines()
+    return f"{type(first).__name__}: {text[0]}" if text else type(first).__name__

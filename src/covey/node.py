@@ -28,7 +28,7 @@ from covey.contracts.auth import AUTH_STATE, AUTHORIZE, SET_UP_SECRET, Actor, Au
 from covey.contracts.cluster import NODE_STATUS, NODES, NodeList, NodeStatus
 from covey.contracts.method import Nothing, Party
 from covey.control import open_control
-from covey.errors import CallError
+from covey.errors import CallError, describe, leaves
 from covey.http.asgi import Scope
 from covey.http.health import PATHS as HEALTH_PATHS
 from covey.http.health import HealthApp
@@ -98,8 +98,7 @@ class Node:
 
     def stop(self) -> None:
         """Take no new work from now on; whoever holds the block then leaves it."""
-        self._base.lifecycle.draining = True
-        self._base.lifecycle.stop.set()
+        self._base.begin_stop()
 
     async def wait_stopped(self) -> None:
         """Until `stop` was called."""
@@ -156,10 +155,18 @@ class _Base:
         self.identity = identity
         self.store = store
         self.metrics = metrics
-        self.bus = Bus(identity.peer_id, metrics)
+        self.bus = Bus(identity.peer_id, metrics, name=config.node.name or socket.gethostname())
         self.router = Router(config.http.host_names)
         self.lifecycle = Lifecycle()
         self.clock = SystemClock()
+        self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
+
+    def begin_stop(self) -> None:
+        """No new work from now on; what runs may finish for a while."""
+        if not self.lifecycle.draining:
+            self.lifecycle.draining = True
+            self.lifecycle.drain_until = trio.current_time() + self._drain_seconds
+            self.lifecycle.stop.set()
 
 
 @asynccontextmanager
@@ -191,7 +198,7 @@ async def open_node(
     with unwrapped():
         async with AsyncExitStack() as stack:
             base = await _open_base(stack, checked, folder)
-            info = NodeInfo(checked.node.name or socket.gethostname(), __version__, int(base.clock.now()))
+            info = NodeInfo(base.bus.name, __version__, int(base.clock.now()))
             ordered = in_order(role_table)
             node = Node(info, tuple(role.name for role in ordered), base)
             base.metrics.build.info({"version": __version__, "roles": ",".join(node.roles)})
@@ -201,10 +208,9 @@ async def open_node(
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))
             await stack.enter_async_context(open_control(base.bus, folder, base.lifecycle))
-            drain_seconds = checked.node.shutdown_seconds * DRAIN_SHARE
-            stack.push_async_callback(_say_stopping, base.lifecycle)
+            stack.callback(base.begin_stop)
             if listen:
-                node.urls = await _open_listeners(stack, checked, base, drain_seconds)
+                node.urls = await _open_listeners(stack, checked, base)
             yield node
 
 
@@ -253,25 +259,12 @@ async def _open_role(role: Role, config: Config, base: _Base, info: NodeInfo) ->
     except Exception as error:
         if error is passing:
             raise
-        if passing is not None and isinstance(passing, Exception) and _holds(error, passing):
+        if passing is not None and isinstance(passing, Exception) and any(leaf is passing for leaf in leaves(error)):
             raise passing from None  # the role's nursery wrapped it
         raise RoleCrashed(role.name, error) from error
 
 
-def _holds(error: BaseException, inner: BaseException) -> bool:
-    if error is inner:
-        return True
-    return isinstance(error, BaseExceptionGroup) and any(_holds(one, inner) for one in error.exceptions)
-
-
-async def _say_stopping(lifecycle: Lifecycle) -> None:
-    lifecycle.draining = True
-    lifecycle.stop.set()
-
-
-async def _open_listeners(
-    stack: AsyncExitStack, config: Config, base: _Base, drain_seconds: float
-) -> tuple[str, ...]:
+async def _open_listeners(stack: AsyncExitStack, config: Config, base: _Base) -> tuple[str, ...]:
     """Open the listener of `[http]`, where a role has mounted something, and that of `[telemetry]`."""
     telemetry = config.telemetry.listen
     serves_pages = base.router.mounted
@@ -282,25 +275,24 @@ async def _open_listeners(
     nursery = await stack.enter_async_context(open_background())
     opened: list[Listener] = []
     if serves_pages:
-        opened.append(await _listen(nursery, config.http, base, base.router, drain_seconds))
+        opened.append(await _listen(nursery, config.http, base, base.router))
     if telemetry:
         apart = msgspec.structs.replace(config.http, listen=telemetry)
-        opened.append(await _listen(nursery, apart, base, health_router, drain_seconds))
-    stack.push_async_callback(_drain, base.lifecycle, opened)
+        opened.append(await _listen(nursery, apart, base, health_router))
+    stack.push_async_callback(_drain, base, opened)
     return opened[0].urls if serves_pages else ()
 
 
-async def _listen(
-    nursery: trio.Nursery, config: HttpConfig, base: _Base, app: Router, drain_seconds: float
-) -> Listener:
+async def _listen(nursery: trio.Nursery, config: HttpConfig, base: _Base, app: Router) -> Listener:
     listener = Listener(config, base.metrics)
-    await nursery.start(partial(listener.serve, app, stop=base.lifecycle.stop, drain_seconds=drain_seconds))
+    lifecycle = base.lifecycle
+    await nursery.start(partial(listener.serve, app, stop=lifecycle.stop, drain_until=lambda: lifecycle.drain_until))
     return listener
 
 
-async def _drain(lifecycle: Lifecycle, listeners: list[Listener]) -> None:
+async def _drain(base: _Base, listeners: list[Listener]) -> None:
     """Before the listeners' tasks are cancelled: let what runs finish."""
-    await _say_stopping(lifecycle)
+    base.begin_stop()
     for listener in listeners:
         await listener.ended.wait()
 
@@ -363,25 +355,13 @@ def memory_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def describe(error: BaseException) -> str:
-    """The innermost sole cause of an error, in one line."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, CallError):
-        return error.message
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
 @contextmanager
 def unwrapped() -> Iterator[None]:
     """Raise the sole exception of a group instead of the group: callers catch `CallError` and `RoleCrashed` plainly."""
     try:
         yield
     except ExceptionGroup as group:
-        inner: BaseException = group
-        while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-            inner = inner.exceptions[0]
-        if isinstance(inner, BaseExceptionGroup):
+        inner = list(leaves(group))
+        if len(inner) > 1:
             raise
-        raise inner from None
+        raise inner[0] from inner[0].__cause__

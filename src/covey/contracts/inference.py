@@ -62,7 +62,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A piece of the answer. `tokens`: how many the piece holds. The last one carries `finish`, and `usage`.
+    """A piece of the answer. `tokens`: how many the piece holds. The last one carries `finish`, `usage`, and, from a
+    gateway, the `model` that answered.
 
     A stream that ends without `finish` is a bug of its back end and is reported as `upstream`.
     """
@@ -71,6 +72,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: int = 0
     finish: Finish | None = None
     usage: Usage | None = None
+    model: str = ""
 
 
 CHAT = Streaming("inference.chat", ChatRequest, ChatDelta, access=frozenset({"gateway"}), idle_seconds=120)

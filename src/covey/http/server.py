@@ -12,7 +12,7 @@ Measured on Hypercorn 0.18 (docs/adr/0004-http-server.md):
 import errno
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -63,10 +63,10 @@ class Listener:
         app: ASGIApp,
         *,
         stop: trio.Event,
-        drain_seconds: float,
+        drain_until: Callable[[], float],
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stop` is set, then let running requests finish for up to `drain_seconds`, and return.
+        """Serve until `stop` is set, then let running requests finish until trio's time `drain_until`, and return.
 
         Raises:
             CallError: `conflict` where the address is taken, `invalid` where it cannot be listened on.
@@ -87,7 +87,7 @@ class Listener:
             await self._context.terminated.set()  # idle keep-alive connections close now
             if not self._connections:
                 self._empty.set()
-            with trio.move_on_after(drain_seconds):
+            with trio.CancelScope(deadline=drain_until()):
                 await self._empty.wait()
             if self._connections:
                 log.warning("Cutting %d connections that did not finish in time.", len(self._connections))

@@ -41,6 +41,8 @@ class Lifecycle:
     draining: bool = False
     stop: trio.Event = field(default_factory=trio.Event)
     """Set when the node has been asked to stop."""
+    drain_until: float = float("-inf")
+    """Trio's time until which running requests may finish; set with `stop`."""
     missing: dict[str, str] = field(default_factory=dict[str, str])
     """Why `/readyz` says no, by part: a role that is open but cannot do its work yet (a model still loading)."""
 

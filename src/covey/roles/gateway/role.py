@@ -6,6 +6,7 @@ from functools import partial
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
@@ -55,7 +56,7 @@ class Gateway:
         ) as completion:
             while deltas := await completion.batch():
                 for delta in deltas:
-                    await emit(delta)
+                    await emit(delta if delta.finish is None else replace(delta, model=completion.model))
 
     async def list_models(self, caller: Caller, request: ListModels) -> ModelSummaries:
         """Serve LIST_MODELS."""

@@ -5,14 +5,13 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 import trio
 
 from covey.contracts.auth import Identity
 from covey.contracts.inference import ChatDelta
 from covey.dialects import openai
-from covey.errors import CallError
+from covey.errors import CallError, leaves
 from covey.http import sse
 from covey.http.asgi import ClientGone, Headers, Receive, Scope, Send, header, read_body, respond, until_gone
 from covey.http.problems import headers_of, openai_body, status_of
@@ -110,7 +109,7 @@ class Api:
             if others is not None:
                 log.exception("The API failed.", exc_info=others)
                 await self._refuse(exchange, CallError("internal", "The gateway failed; its log says why."))
-            elif refusals is not None and isinstance(first := _first(refusals), CallError):
+            elif refusals is not None and isinstance(first := next(leaves(refusals)), CallError):
                 await self._refuse(exchange, first)
         except Exception:
             log.exception("The API failed.")
@@ -221,8 +220,3 @@ def _completion_id() -> str:
 async def _leave_with_client(receive: Receive, scope: trio.CancelScope) -> None:
     await until_gone(receive)
     scope.cancel()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

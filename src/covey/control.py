@@ -1,0 +1,115 @@
+"""The operator's door: the node's Unix socket, which speaks the bus's own frames.
+
+The socket's file permissions are the authorisation. It lies at a short path under the user's runtime folder, for a
+socket's path may have some 100 bytes; the data folder says where, in a file that programs of another session find.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import trio
+
+from covey.bus.background import open_background
+from covey.bus.bus import Bus
+from covey.bus.caller import EVERY_PARTY
+from covey.bus.session import acceptor, open_session
+from covey.client import Client
+from covey.contracts.method import Party
+from covey.errors import CallError
+from covey.roles.base import Lifecycle
+from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
+from covey.transport.unix import dial_unix, serve_unix
+
+POINTER = "control.json"
+NODE = PeerId("node")
+OPERATOR: frozenset[Party] = frozenset({"operator"})
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """What `control.json` in the data folder holds while a node runs on it."""
+
+    socket: str
+    pid: int
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the node of a data folder listens: a short name that two folders never share."""
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = Path(runtime) / "covey" if runtime else Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
+    return base / f"{name}.sock"
+
+
+@asynccontextmanager
+async def open_control(bus: Bus, folder: Path, lifecycle: Lifecycle) -> AsyncGenerator[None, None]:
+    """Serve the operator while the block runs; leaving lets running calls finish until `lifecycle.drain_until`."""
+    path = socket_path(folder)
+    pointer = folder / POINTER
+    running = 0
+    idle = trio.Event()
+    idle.set()
+    serve = acceptor(bus, lambda _: OPERATOR)
+
+    async def accept(peer: PeerId, stream: trio.abc.Stream) -> None:
+        nonlocal running, idle
+        if running == 0:
+            idle = trio.Event()
+        running += 1
+        try:
+            await serve(peer, stream)
+        finally:
+            running -= 1
+            if running == 0:
+                idle.set()
+
+    async with open_background() as nursery:
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            await serve_unix(path, accept, task_status=task_status)
+
+        await nursery.start(listen)
+        await trio.to_thread.run_sync(_point, pointer, Pointer(str(path), os.getpid()))
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                pointer.unlink()
+            # A command's connection lasts as long as its one call.
+            with trio.CancelScope(deadline=lifecycle.drain_until, shield=True):
+                await idle.wait()
+
+
+@asynccontextmanager
+async def connect(folder: Path) -> AsyncGenerator[Client, None]:
+    """A client of the node that runs on a data folder, with the operator's rights.
+
+    Raises:
+        CallError: `unreachable` where no node runs there; `forbidden` where it is another user's.
+    """
+    try:
+        pointer = msgspec.json.decode((folder / POINTER).read_bytes(), type=Pointer)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CallError(
+            "unreachable", f"No node is running on {folder}. Start one with: covey up", reason="not_running"
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise CallError("storage", f"{folder / POINTER} cannot be read: {error}.") from error
+    stream = await dial_unix(Path(pointer.socket))
+    bus = Bus(PeerId(f"cli:{os.getpid()}"), Metrics())
+    async with (
+        bus.open(),
+        open_session(bus, stream, peer=NODE, granted=EVERY_PARTY, dialer=True),
+    ):
+        yield Client(bus.stamped("operator"))
+
+
+def _point(path: Path, pointer: Pointer) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(pointer))
+    temporary.replace(path)
