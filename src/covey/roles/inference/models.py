@@ -1,0 +1,79 @@
+"""Which back end answers for which model."""
+
+from collections.abc import Sequence
+
+from covey.backends.base import Backend, Report
+from covey.backends.catalogue import find as find_entry
+from covey.contracts.inference import ModelStatus
+from covey.errors import CallError
+
+
+class ModelTable:
+    """The models of a node's back ends; where two have the same one, the first configured answers.
+
+    Args:
+        backends: open, in the configuration's order.
+    """
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._backends = tuple(backends)
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """Every model once, sorted by name."""
+        found: dict[str, ModelStatus] = {}
+        for backend in self._backends:
+            for status in backend.models():
+                found.setdefault(status.name, status)
+        return tuple(found[name] for name in sorted(found))
+
+    def find(self, model: str) -> tuple[Backend, ModelStatus]:
+        """Who answers for a model, by its name or an alias of the catalogue, and its state.
+
+        Raises:
+            CallError: `not_found` (`model_not_found`).
+        """
+        names = [model]
+        if entry := find_entry(model):
+            names.append(entry.name)
+        for name in names:
+            for backend in self._backends:
+                for status in backend.models():
+                    if status.name == name:
+                        return backend, status
+        raise CallError(
+            "not_found",
+            f"No model {model[:200]!r} on this node; `covey models list` shows what there is.",
+            reason="model_not_found",
+            param="model",
+        )
+
+    def missing(self, default_model: str) -> str:
+        """Why the node cannot answer yet; "" if it can.
+
+        A default model that no back end knows is no hindrance as long as there is another.
+        """
+        statuses = self.statuses()
+        default = next((status for status in statuses if status.name == default_model), None)
+        if default is not None and default.state in {"loading", "failed"}:
+            share = "" if default.progress is None else f" ({default.progress:.0%})"
+            return f"{default.name} is {default.state}{share}: {default.detail}"
+        if default is None and not any(status.state not in {"loading", "failed"} for status in statuses):
+            return "no back end has a model"
+        return ""
+
+    async def pull(self, model: str, report: Report) -> None:
+        """Have the first back end that can do so fetch a model.
+
+        Raises:
+            CallError: what that back end says; `unsupported` where none can.
+        """
+        refusal = CallError("unsupported", f"No back end of this node can fetch {model[:200]!r}.", param="model")
+        for backend in self._backends:
+            try:
+                await backend.pull(model, report)
+                return
+            except CallError as error:
+                if error.code != "unsupported":
+                    raise
+                refusal = error
+        raise refusal

@@ -1,0 +1,147 @@
+"""The inference role: serves CHAT, MODELS and PULL_MODEL from the node's back ends."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+import trio
+
+from covey.backends.base import Backend, BackendParts
+from covey.backends.catalogue import DEFAULT_MODEL
+from covey.bus.caller import Caller
+from covey.bus.replies import Emit
+from covey.contracts.inference import (
+    CHAT,
+    MODELS,
+    PULL_MODEL,
+    ChatDelta,
+    ChatRequest,
+    Models,
+    ModelStatus,
+    PullModel,
+    PullProgress,
+)
+from covey.contracts.method import Nothing
+from covey.errors import CallError
+from covey.roles.base import Parts, Role
+from covey.roles.inference.lanes import Lanes
+from covey.roles.inference.models import ModelTable
+from covey.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+READINESS_SECONDS = 0.25
+MISSING = "model"
+
+
+class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[inference]`.
+
+    Args:
+        backends: names of back ends to open; each has a table `[backends.<name>]`. The first that has a model answers.
+        default_model: the node is not ready before this one is, if a back end offers it.
+        queue_length_max: requests that may wait for one model.
+        queue_seconds_max: the longest that one may wait; who would wait longer is refused at once.
+        slots_default: requests at once for a model whose server does not say how many it can do.
+    """
+
+    backends: tuple[str, ...] = ("embedded", "ollama")
+    default_model: str = DEFAULT_MODEL
+    queue_length_max: int = 64
+    queue_seconds_max: float = 60.0
+    slots_default: int = 16
+
+
+class Inference:
+    """The role's handlers."""
+
+    def __init__(self, table: ModelTable, lanes: Lanes, metrics: Metrics) -> None:
+        self._table = table
+        self._lanes = lanes
+        self._metrics = metrics
+
+    async def chat(self, caller: Caller, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        """Serves CHAT."""
+        backend, status = self._table.find(request.model)
+        if status.name != request.model:
+            request = msgspec.structs.replace(request, model=status.name)
+        async with self._lanes.turn(status, request.tenant):
+            await answer(backend, request, emit)
+
+    async def models(self, caller: Caller, request: Nothing) -> Models:
+        """Serves MODELS."""
+        return Models(tuple(map(self._with_load, self._table.statuses())))
+
+    def _with_load(self, status: ModelStatus) -> ModelStatus:
+        """In flight are those that wait here, too: whoever places requests wants to know."""
+        return msgspec.structs.replace(status, in_flight=max(status.in_flight, self._lanes.load(status.name)))
+
+    async def pull_model(self, caller: Caller, request: PullModel, emit: Emit[PullProgress]) -> None:
+        """Serves PULL_MODEL."""
+        await self._table.pull(request.model, emit)
+
+
+async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+    """Let a back end answer, and make sure that an answer which only stops is not taken for one that ended.
+
+    Raises:
+        CallError: the back end's; `upstream` where it returned without a `finish`.
+    """
+    finished = False
+
+    async def watched(delta: ChatDelta) -> None:
+        nonlocal finished
+        if finished:
+            raise CallError("upstream", f"The back end {backend.name} went on after the end of its answer.")
+        finished = delta.finish is not None
+        await emit(delta)
+
+    await backend.generate(request, watched)
+    if not finished:
+        raise CallError("upstream", f"The back end {backend.name} stopped in the middle of its answer.")
+
+
+async def watch_readiness(table: ModelTable, default_model: str, missing: dict[str, str]) -> None:
+    """Keep `missing` telling why the node cannot answer yet; for ever."""
+    while True:
+        if why := table.missing(default_model):
+            missing[MISSING] = why
+        else:
+            missing.pop(MISSING, None)
+        await trio.sleep(READINESS_SECONDS)
+
+
+@asynccontextmanager
+async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerator[None, None]:
+    """Open the back ends and serve their models. Ready at once: a model that is still loading says so itself.
+
+    On the way out the back ends are closed; the node lets streams that run come to their end before.
+    """
+    async with AsyncExitStack() as stack:
+        backend_parts = BackendParts(parts.folder / "models", parts.metrics)
+        backends = [
+            await stack.enter_async_context(plugged.plugin.open(plugged.config, backend_parts))
+            for plugged in parts.backends
+        ]
+        table = ModelTable(backends)
+        lanes = Lanes(
+            length_max=config.queue_length_max,
+            wait_seconds_max=config.queue_seconds_max,
+            slots_default=config.slots_default,
+            metrics=parts.metrics,
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(watch_readiness, table, config.default_model, parts.lifecycle.missing)
+        inference = Inference(table, lanes, parts.metrics)
+        parts.bus.serve_stream(CHAT, inference.chat)
+        parts.bus.serve(MODELS, inference.models)
+        parts.bus.serve_stream(PULL_MODEL, inference.pull_model)
+        try:
+            yield
+        finally:
+            parts.lifecycle.missing.pop(MISSING, None)
+            nursery.cancel_scope.cancel()
+
+
+ROLE = Role("inference", InferenceConfig, open_inference)
