@@ -193,8 +193,10 @@ def _nested_keys(kind: Any) -> set[str]:
 
 
 def _refuse_negative(made: msgspec.Struct, name: str, source: str) -> None:
-    # No key of ours means anything below zero: all of them are sizes, counts and durations.
+    # Durations and sizes, which their names tell; NaN fails this too.
     for one in msgspec.structs.fields(made):
         value = getattr(made, one.name)
+        if not one.name.endswith(("_seconds", "_seconds_max", "_max", "_bytes")):
+            continue
         if isinstance(value, int | float) and not isinstance(value, bool) and not value >= 0:
             raise CallError("invalid", f"{source}: [{name}] {one.encode_name} must not be negative.")
