@@ -11,6 +11,7 @@ from pathlib import Path
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
+from covey.store.files import durable_new_file
 from covey.store.kv import StoreError
 from covey.transport.base import PeerId
 
@@ -110,22 +111,8 @@ def write_identity(folder: Path, identity: Identity) -> None:
         FileExistsError: there is one.
         OSError: as the file system says.
     """
-    path = folder / KEY_FILE
-    draft = folder / f".{KEY_FILE}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(format_identity(identity))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # unlike a rename, never replaces
-    finally:
-        draft.unlink()
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with durable_new_file(folder / KEY_FILE) as file:
+        file.write(format_identity(identity))
 
 
 def format_identity(identity: Identity) -> bytes:

@@ -11,6 +11,7 @@ The key space (nothing else is ever written):
 | `e/<feed>/<seq>` | an entry: its signature and its exact bytes | yes |
 | `h/<feed>` | the head of a feed | derived |
 | `v/<kind>/<type>/<key>` | a row of the view | derived |
+| `x/<feed>/<seq>` | an entry that `covey store repair` set aside | never |
 | `l/<area>/…` | what concerns this node alone: usage, settings, the incarnation of its feeds | never |
 """
 

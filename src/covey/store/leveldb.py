@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 
 import plyvel
 
-from covey.store.kv import Batch, Reader, StoreError, after_prefix, claim_format, closed, corrupt
+from covey.errors import CallError
+from covey.store.kv import FORMAT, FORMAT_KEY, Batch, Reader, StoreError, after_prefix, claim_format, closed, corrupt
 
 T = TypeVar("T")
 
@@ -185,15 +186,19 @@ def _in_use(folder: Path, holder: bytes) -> StoreError:
     )
 
 
-def open_leveldb(folder: Path) -> LevelStore:
+def open_leveldb(folder: Path, *, create: bool = True, repairing: bool = False) -> LevelStore:
     """Open the store of a data folder, or make it (the folder too, for its user alone). Blocks. Close what it returns.
 
     Args:
         folder: the data folder; the database is its subfolder `store`, and `store.pid` names who holds it.
+        create: make one where there is none; otherwise that is a `CallError` `not_found`.
+        repairing: also where the format's mark is lost, which is then written again.
 
     Raises:
         StoreError: `in_use` by another process, `not_writable`, `full`, `corrupt` or `newer_format`.
     """
+    if not create and not (folder / DATABASE).is_dir():
+        raise CallError("not_found", f"There is no store in {folder}: name the right folder with --data.")
     lock = FolderLock(folder)
     try:
         store = LevelStore(_guarded(folder, lambda: _open_database(folder / DATABASE)), folder, lock)
@@ -201,6 +206,8 @@ def open_leveldb(folder: Path) -> LevelStore:
         lock.release()
         raise
     try:
+        if repairing and store.get(FORMAT_KEY) is None:
+            store.write([(FORMAT_KEY, str(FORMAT).encode())])
         claim_format(store, str(folder))
     except BaseException:
         store.close()
@@ -212,18 +219,14 @@ def repair_leveldb(folder: Path) -> None:
     """Let LevelDB rebuild its index from whatever records are still readable; others are gone. Blocks.
 
     Raises:
+        CallError: `not_found`: there is no store.
         StoreError: `in_use`, `not_writable`, or `corrupt` where nothing can be saved.
     """
     path = folder / DATABASE
     if not path.is_dir():
-        raise StoreError(f"There is no store in {folder}: nothing to repair.", reason="not_writable")
+        raise CallError("not_found", f"There is no store in {folder}: name the right folder with --data.")
     with closing(FolderLock(folder)):
         _guarded(folder, lambda: _plyvel.repair_db(str(path), paranoid_checks=False))
-
-
-def has_leveldb(folder: Path) -> bool:
-    """Whether a data folder holds a database."""
-    return (folder / DATABASE / "CURRENT").exists()
 
 
 def _open_database(path: Path) -> Any:

@@ -1,0 +1,92 @@
+"""What to say again after a disk lost entries: the operations that bring a view up to what was known before. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from covey.contracts.feeds import (
+    AccountApprove,
+    Admit,
+    InvitationUse,
+    KeyRevoke,
+    Op,
+    OwnerStanding,
+    PasswordSet,
+    Remove,
+    SessionEnd,
+)
+from covey.store.merge import Rows
+from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, Row, SessionRow, StandingRow
+
+BY = "repair"
+"""Who did it, in the audit."""
+
+
+def again(known: Row, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    """The operations that `known` shows to have happened and `rows` does not.
+
+    Args:
+        known: a row as it was before.
+        rows: the view that the remaining entries add up to.
+        heads: the last sequence numbers of all feeds: the cutoffs for a removal.
+    """
+    rule = _RULES.get(type(known))
+    return iter(()) if rule is None else rule(known, rows, heads)
+
+
+def _member(known: MemberRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(MemberRow, known.peer)
+    if known.roles and (row is None or not row.roles):
+        yield Admit(peer=known.peer, roles=known.roles, name=known.name, by=BY)
+    if known.removed and not (row and row.removed):
+        cutoffs = {feed: seq for feed, seq in heads.items() if feed.split("/")[1] == known.peer}
+        yield Remove(peer=known.peer, cutoffs=cutoffs, by=BY)
+
+
+def _key(known: KeyRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(KeyRow, known.id) or KeyRow(id=known.id)
+    if known.created and not row.created:
+        yield known.created
+    if known.revoked and not row.revoked:
+        yield KeyRevoke(id=known.id, by=BY)
+
+
+def _standing(known: StandingRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(StandingRow, known.owner)
+    if row is None or (row.epoch, not row.active) < (known.epoch, not known.active):
+        yield OwnerStanding(owner=known.owner, epoch=known.epoch, active=known.active, by=BY)
+
+
+def _account(known: AccountRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(AccountRow, known.id) or AccountRow(id=known.id)
+    if known.created and not row.created:
+        yield known.created
+    if known.approved and not row.approved:
+        yield AccountApprove(id=known.id, by=BY)
+    if known.password_epoch > row.password_epoch:
+        yield PasswordSet(id=known.id, epoch=known.password_epoch, hash=known.password_hash, by=BY)
+
+
+def _session(known: SessionRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(SessionRow, known.id) or SessionRow(id=known.id)
+    if known.started and not row.started:
+        yield known.started
+    if known.ended and not row.ended:
+        yield SessionEnd(digest=bytes.fromhex(known.id))
+
+
+def _invitation(known: InvitationRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(InvitationRow, known.id) or InvitationRow(id=known.id)
+    if known.created and not row.created:
+        yield known.created
+    if known.used_by and not row.used_by:
+        yield InvitationUse(id=known.id, account=known.used_by)
+
+
+_RULES: dict[type[Any], Callable[[Any, Rows, Mapping[str, int]], Iterator[Op]]] = {
+    MemberRow: _member,
+    KeyRow: _key,
+    StandingRow: _standing,
+    AccountRow: _account,
+    SessionRow: _session,
+    InvitationRow: _invitation,
+}
