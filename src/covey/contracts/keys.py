@@ -18,6 +18,9 @@ KEY_CHARS = len("cvy_") + KEY_ID_CHARS + 1 + SECRET_CHARS + 1 + CHECKSUM_CHARS
 MINT_BYTES = 48
 """How much randomness a new key takes."""
 
+INVALID_KEY = "The API key is not valid. Make one on the dashboard, or with: covey keys create --user NAME"
+"""What whoever sends a key that does not count is told, whatever is wrong with it and whoever noticed."""
+
 _ID_BYTES = 16  # 57 bits more than an id has, and 65 more than a secret: the remainder's bias is nothing
 _SHAPE = re.compile(
     rf"cvy_([0-9A-Za-z]{{{KEY_ID_CHARS}}})_[0-9A-Za-z]{{{SECRET_CHARS}}}_([0-9A-Za-z]{{{CHECKSUM_CHARS}}})"
@@ -62,7 +65,7 @@ def parse(text: str) -> ParsedKey | None:
 
 def digest_of(text: str) -> bytes:
     """The SHA-256 of a secret's whole text. Enough for secrets of full entropy; passwords take argon2id."""
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def base62(number: int, chars: int) -> str:

@@ -54,17 +54,21 @@ def normalised(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
-def check_password(password: str, name: str) -> None:
-    """Raise `invalid`, with what to do about it, for a password that is too short, too long or easy to guess."""
+def check_password(password: str, name: str, *, param: str = "password") -> None:
+    """Raise `invalid`, with what to do about it, for a password that is too short, too long or easy to guess.
+
+    `param` is the field that it came in.
+    """
     chars = len(normalised(password))
     if chars < PASSWORD_CHARS_MIN:
-        raise _refusal(f"The password is too short: use at least {PASSWORD_CHARS_MIN} characters.")
+        raise _refusal(f"The password is too short: use at least {PASSWORD_CHARS_MIN} characters.", param)
     if chars > PASSWORD_CHARS_MAX or len(password) > PASSWORD_CHARS_MAX:
-        raise _refusal(f"The password is too long: use at most {PASSWORD_CHARS_MAX} characters.")
+        raise _refusal(f"The password is too long: use at most {PASSWORD_CHARS_MAX} characters.", param)
     if worth(password, name) < WORTH_MIN:
         raise _refusal(
             "The password is easy to guess: use a few unrelated words, without your name, well-known passwords, "
-            "years, and runs like 1234 or qwerty."
+            "years, and runs like 1234 or qwerty.",
+            param,
         )
 
 
@@ -107,10 +111,11 @@ def _is_run(part: str) -> bool:
 
 
 def _repeated_unit(text: str) -> str | None:
-    """`abc` for `abcabcabc`: the classic trick of looking for a text inside its own double."""
-    period = (text + text).find(text, 1)
-    return text[:period] if 0 < period < len(text) else None
+    """`abc` for `abcabcabc`, and for `abcabca`."""
+    periods = (size for size in range(1, len(text) // 2 + 1) if text[size:] == text[:-size])
+    size = next(periods, None)
+    return None if size is None else text[:size]
 
 
-def _refusal(message: str) -> CallError:
-    return CallError("invalid", message, param="password")
+def _refusal(message: str, param: str) -> CallError:
+    return CallError("invalid", message, param=param)

@@ -1,0 +1,166 @@
+"""Accounts as administrators see them: adding, listing, enabling and disabling, resetting a password."""
+
+import secrets
+from collections.abc import Sequence
+
+import trio
+
+from covey.bus.caller import Caller
+from covey.contracts.auth import (
+    LIST_MAX,
+    Account,
+    AccountRole,
+    AddUser,
+    ListUsers,
+    ResetPassword,
+    SetStanding,
+)
+from covey.contracts.auth import Accounts as AccountList
+from covey.contracts.feeds import AccountApprove, AccountCreate, Op, OwnerStanding, PasswordSet
+from covey.contracts.keys import base62
+from covey.errors import CallError
+from covey.roles.auth import people
+from covey.roles.auth.credentials import Person, administrator
+from covey.roles.auth.realm import Realm, taking_turns
+from covey.roles.auth.strength import check_password
+from covey.store.rows import AccountRow
+from covey.store.view import View
+
+COUNT_SECONDS = 5.0
+"""How old the number of accounts may be: anybody may ask for it."""
+
+
+def new_account(
+    name: str, password_hash: str, *, role: AccountRole, pending: bool, created_at: int, by: str
+) -> tuple[str, list[Op]]:
+    """A new account's id and what makes it; `by` "" is the account itself. A pending one has no standing yet."""
+    account_id = "U" + base62(secrets.randbits(128), people.ACCOUNT_ID_CHARS - 1)
+    author = by or account_id
+    ops: list[Op] = [
+        AccountCreate(id=account_id, name=name, role=role, pending=pending, created_at=created_at, by=author),
+        PasswordSet(id=account_id, epoch=1, hash=password_hash, by=author),
+    ]
+    if not pending:
+        ops.append(OwnerStanding(owner=account_id, epoch=1, active=True, by=author))
+    return account_id, ops
+
+
+class Accounts:
+    """Serves ADD_USER, LIST_USERS, SET_STANDING and RESET_PASSWORD."""
+
+    def __init__(self, realm: Realm) -> None:
+        self._realm = realm
+        self._count = 0
+        self._counted_at = float("-inf")
+
+    def _administrator(
+        self, view: View, caller: Caller, request: AddUser | ListUsers | SetStanding | ResetPassword
+    ) -> Person:
+        return administrator(view, caller, request.actor, self._realm.clock.now())
+
+    async def add_user(self, caller: Caller, request: AddUser) -> Account:
+        """Serve ADD_USER."""
+        realm = self._realm
+        person = self._administrator(realm.view, caller, request)
+        people.check_name(request.name)
+        check_password(request.password, request.name)
+        people.check_name_free(realm.view, request.name)
+        await self.check_room()
+        hashed = await realm.passwords.hash(request.password)
+        account_id, ops = new_account(
+            request.name, hashed, role=request.role, pending=False, created_at=realm.now, by=person.by
+        )
+
+        def decide(view: View) -> Sequence[Op]:
+            self._administrator(view, caller, request)
+            people.check_name_free(view, request.name)
+            return ops
+
+        await realm.feeds.append(decide)
+        self.counted_anew()
+        return people.shown(realm.view, people.find(realm.view, account_id))
+
+    async def list_users(self, caller: Caller, request: ListUsers) -> AccountList:
+        """Serve LIST_USERS."""
+        view = self._realm.view
+        self._administrator(view, caller, request)
+        rows = await taking_turns(view.all(AccountRow))
+        known = sorted((row for row in rows if row.created is not None), key=lambda row: (row.name, row.id))
+        return AccountList(tuple(await taking_turns(people.shown(view, row) for row in known[:LIST_MAX])))
+
+    async def set_standing(self, caller: Caller, request: SetStanding) -> Account:
+        """Serve SET_STANDING."""
+        realm = self._realm
+        self._administrator(realm.view, caller, request)
+        account_id = people.find(realm.view, request.user).id
+        ends = [] if request.active else realm.sessions.ends(account_id, realm.now)
+
+        def decide(view: View) -> Sequence[Op]:
+            person = self._administrator(view, caller, request)
+            row = people.find(view, account_id)
+            change = _enabling(view, row, person.by) if request.active else _disabling(view, row, person.by)
+            return [*change, *ends] if change else []
+
+        await realm.feeds.append(decide)
+        realm.sessions.forget(account_id, ends)
+        return people.shown(realm.view, people.find(realm.view, account_id))
+
+    async def reset_password(self, caller: Caller, request: ResetPassword) -> Account:
+        """Serve RESET_PASSWORD."""
+        realm = self._realm
+        self._administrator(realm.view, caller, request)
+        row = people.find(realm.view, request.user)
+        check_password(request.password, row.name)
+        hashed = await realm.passwords.hash(request.password)
+        ends = realm.sessions.ends(row.id, realm.now)
+
+        def decide(view: View) -> Sequence[Op]:
+            person = self._administrator(view, caller, request)
+            epoch = people.find(view, row.id).password_epoch + 1
+            return [PasswordSet(id=row.id, epoch=epoch, hash=hashed, by=person.by), *ends]
+
+        await realm.feeds.append(decide)
+        realm.sessions.forget(row.id, ends)
+        return people.shown(realm.view, people.find(realm.view, row.id))
+
+    async def count(self) -> int:
+        """How many accounts there are, as of a few seconds ago at most."""
+        now = trio.current_time()
+        if now - self._counted_at > COUNT_SECONDS:
+            rows = await taking_turns(self._realm.view.all(AccountRow, limit=2 * LIST_MAX))
+            self._count, self._counted_at = sum(row.created is not None for row in rows), now
+        return self._count
+
+    def counted_anew(self) -> None:
+        """There is another account: the number is to be read again."""
+        self._counted_at = float("-inf")
+
+    async def check_room(self) -> None:
+        """Raise `conflict` where there are as many accounts as there may be."""
+        if await self.count() >= self._realm.config.accounts_max:
+            raise CallError(
+                "conflict",
+                f"This network has its {self._realm.config.accounts_max} accounts: raise `[auth] accounts_max`.",
+                reason="accounts_max",
+            )
+
+
+def _enabling(view: View, row: AccountRow, by: str) -> list[Op]:
+    if people.state(view, row) == "active":
+        return []
+    epoch = people.standing(view, row.id).epoch + 1
+    approval: list[Op] = [AccountApprove(id=row.id, by=by)] if row.pending else []
+    return [*approval, OwnerStanding(owner=row.id, epoch=epoch, active=True, by=by)]
+
+
+def _disabling(view: View, row: AccountRow, by: str) -> list[Op]:
+    if people.state(view, row) == "disabled":
+        return []
+    if people.is_active_admin(view, row) and all(admin.id == row.id for admin in people.active_admins(view)):
+        raise CallError(
+            "conflict",
+            f"{row.name} is the last active administrator: add or enable another one first.",
+            reason="last_admin",
+            param="user",
+        )
+    return [OwnerStanding(owner=row.id, epoch=people.standing(view, row.id).epoch + 1, active=False, by=by)]

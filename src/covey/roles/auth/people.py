@@ -1,0 +1,111 @@
+"""Reading people out of the view, and the rules about their names. Pure."""
+
+import re
+from collections.abc import Iterator
+
+from covey.contracts.auth import LABEL_CHARS_MAX, NAME_PATTERN, Account, AccountState
+from covey.errors import CallError
+from covey.store.rows import AccountRow, NameRow, StandingRow
+from covey.store.view import View
+
+OPERATOR = "operator"
+"""Who owns the keys that the operator makes for nobody in particular. No account's id: those begin with `U`."""
+RESERVED_NAMES = frozenset({OPERATOR, "setup"})
+"""What the audit calls those who act without an account."""
+
+_NAME = re.compile(NAME_PATTERN)
+_ACCOUNT_ID = re.compile(r"U[0-9A-Za-z]{15}")
+ACCOUNT_ID_CHARS = 16
+"""A capital `U`, which no name holds, and fifteen base62 digits."""
+
+
+def check_name(name: str) -> None:
+    """Raise `invalid` for what may not be a log-in name."""
+    if _NAME.fullmatch(name) is None:
+        raise CallError(
+            "invalid",
+            "A name is 1 to 32 characters: lower-case letters, digits, and . _ - after the first.",
+            param="name",
+        )
+    if name in RESERVED_NAMES:
+        raise CallError("invalid", f"The name {name} is reserved; choose another.", param="name")
+
+
+def check_label(label: str) -> None:
+    """Raise `invalid` for the label of a key or an invitation that is too long or holds control characters."""
+    if len(label) > LABEL_CHARS_MAX or not label.isprintable():
+        raise CallError("invalid", f"A label is at most {LABEL_CHARS_MAX} printable characters.", param="label")
+
+
+def check_name_free(view: View, name: str) -> None:
+    """Raise `conflict` for a name that somebody has. To be asked inside `decide`, where nobody comes in between."""
+    if view.get(NameRow, name) is not None:
+        raise CallError("conflict", f"The name {name} is taken; choose another.", reason="name_taken", param="name")
+
+
+def account(view: View, account_id: str) -> AccountRow | None:
+    """An account that is known in full, or `None`."""
+    row = view.get(AccountRow, account_id)
+    return row if row is not None and row.created is not None else None
+
+
+def named(view: View, name: str) -> AccountRow | None:
+    """Who holds a log-in name. Whatever cannot be a name is nobody's."""
+    if _NAME.fullmatch(name) is None:
+        return None
+    row = view.get(NameRow, name)
+    return account(view, row.account) if row is not None else None
+
+
+def find(view: View, user: str) -> AccountRow:
+    """The account with this name or id; `not_found`."""
+    row = account(view, user) if _ACCOUNT_ID.fullmatch(user) else named(view, user)
+    if row is None:
+        raise CallError(
+            "not_found", f"There is no user {user[:64]!r}; `covey users list` shows who there is.", param="user"
+        )
+    return row
+
+
+def standing(view: View, owner: str) -> StandingRow:
+    """An owner's standing; that of one who never had any is not active."""
+    return view.get(StandingRow, owner) or StandingRow(owner=owner)
+
+
+def state(view: View, row: AccountRow) -> AccountState:
+    """`pending` only until an administrator has spoken, whichever way."""
+    stands = standing(view, row.id)
+    if stands.active and not row.pending:
+        return "active"
+    return "pending" if row.pending and stands.epoch == 0 else "disabled"
+
+
+def shown(view: View, row: AccountRow) -> Account:
+    """An account as people may see it."""
+    created_at = row.created.created_at if row.created else 0
+    return Account(id=row.id, name=row.name, role=row.role, state=state(view, row), created_at=created_at)
+
+
+def active_admins(view: View) -> Iterator[AccountRow]:
+    """The administrators whose word counts. Reads every account."""
+    return (row for row in view.all(AccountRow) if is_active_admin(view, row))
+
+
+def is_active_admin(view: View, row: AccountRow | None) -> bool:
+    """Whether this is an administrator whose word counts."""
+    return row is not None and row.created is not None and row.role == "admin" and state(view, row) == "active"
+
+
+class AdminWatch:
+    """Whether there is an active administrator: one is remembered, so that asking again costs two reads."""
+
+    def __init__(self) -> None:
+        self._known = ""
+
+    def exists(self, view: View) -> bool:
+        """As of this view."""
+        if self._known and is_active_admin(view, view.get(AccountRow, self._known)):
+            return True
+        found = next(active_admins(view), None)
+        self._known = found.id if found else ""
+        return found is not None

@@ -1,0 +1,81 @@
+"""The auth role: opens the feeds, founding the network where there is none, and serves people and keys."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+from covey.contracts import auth
+from covey.roles.auth.accounts import Accounts
+from covey.roles.auth.backoff import Backoff, LogInGuard
+from covey.roles.auth.config import AuthConfig
+from covey.roles.auth.key_usage import KeyUsage
+from covey.roles.auth.keys import Keys
+from covey.roles.auth.passwords import Passwords
+from covey.roles.auth.realm import Realm
+from covey.roles.auth.registration import Registration
+from covey.roles.auth.session_index import SessionIndex
+from covey.roles.auth.sessions import Sessions
+from covey.roles.auth.setup import Setup
+from covey.roles.base import Parts, Role
+from covey.store.feeds import Feeds, open_feeds
+from covey.store.rows import SessionRow
+
+
+@asynccontextmanager
+async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, None]:
+    """Serve until the block is left; what gateways reported of the keys' use is on the disk by then."""
+    async with open_feeds(parts.store, parts.identity, parts.clock, node_name=parts.node.name, found=True) as feeds:
+        realm = await _open_realm(config, parts, feeds)
+        usage = KeyUsage(parts.store.local("auth"))
+        _serve(parts, realm, usage)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(usage.keep, config.key_use_flush_seconds, name="keep the keys' last use")
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds) -> Realm:
+    passwords = Passwords(config.hash_cost)
+    await passwords.open()
+    return Realm(
+        feeds=feeds,
+        clock=parts.clock,
+        config=config,
+        metrics=parts.metrics,
+        passwords=passwords,
+        log_ins=LogInGuard(config.log_in_pace),
+        registrations=Backoff(config.registration_pace),
+        sessions=SessionIndex(feeds.view.all(SessionRow), parts.clock.now()),
+    )
+
+
+def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
+    bus, accounts, sessions, keys = parts.bus, Accounts(realm), Sessions(realm), Keys(realm, usage)
+    registration, setup = Registration(realm, accounts, sessions), Setup(realm, accounts, sessions)
+    setup.secret()  # made before anybody can ask
+    bus.serve(auth.VERIFY, keys.verify)
+    bus.serve(auth.AUTHORIZE, keys.authorize)
+    bus.serve(auth.CREATE_KEY, keys.create_key)
+    bus.serve(auth.LIST_KEYS, keys.list_keys)
+    bus.serve(auth.REVOKE_KEY, keys.revoke_key)
+    bus.serve(auth.KEY_USED, keys.key_used)
+    bus.serve(auth.AUTH_STATE, setup.state)
+    bus.serve(auth.SET_UP, setup.set_up)
+    bus.serve(auth.SET_UP_SECRET, setup.set_up_secret)
+    bus.serve(auth.TAKE_RECOVERY_KEY, setup.take_recovery_key)
+    bus.serve(auth.LOG_IN, sessions.log_in)
+    bus.serve(auth.LOG_OUT, sessions.log_out)
+    bus.serve(auth.WHO_AM_I, sessions.who_am_i)
+    bus.serve(auth.CHANGE_PASSWORD, sessions.change_password)
+    bus.serve(auth.REGISTER, registration.register)
+    bus.serve(auth.INVITE_PERSON, registration.invite_person)
+    bus.serve(auth.ADD_USER, accounts.add_user)
+    bus.serve(auth.LIST_USERS, accounts.list_users)
+    bus.serve(auth.SET_STANDING, accounts.set_standing)
+    bus.serve(auth.RESET_PASSWORD, accounts.reset_password)
+
+
+ROLE = Role("auth", AuthConfig, open_auth)
