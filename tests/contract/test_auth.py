@@ -14,6 +14,7 @@ import argon2
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from covey.bus.bus import Bus, BusHandle
 from covey.contracts import auth

@@ -6,6 +6,7 @@ import trio
 
 from covey.bus.bus import BusHandle
 from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, Actor, AuthorizeActor, Identity, KeyUsed, VerifyKey
+from covey.contracts.keys import INVALID_KEY
 from covey.contracts.keys import parse as parse_key
 from covey.errors import CallError
 from covey.http.asgi import Scope, header_values
@@ -13,7 +14,6 @@ from covey.roles.base import Clock, Lifecycle
 from covey.roles.gateway.limits import Decision, RequestLimiter
 from covey.telemetry.metrics import Metrics
 
-INVALID_KEY = "The API key is not valid. Make one on the dashboard, or with: covey keys create --user NAME"
 USED_KEYS_MAX = 10_000
 OPERATOR = Identity(key_id="operator", owner="operator", role="admin")
 """Who calls through the node's own door: an embedding program, or `covey chat` over the Unix socket."""
