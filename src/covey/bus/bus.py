@@ -6,16 +6,18 @@ that serves the method. Same errors, deadlines, cancellation and back-pressure e
 """
 
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, cast
 
 import trio
 
-from covey.bus.caller import Caller, check
+from covey.bus.background import open_background
+from covey.bus.caller import EVERY_PARTY, Caller, check
 from covey.bus.directory import Directory
-from covey.bus.replies import STREAM_ITEMS_MAX, Emit, Replies
+from covey.bus.replies import CANCEL_SECONDS_MAX, STREAM_ITEMS_MAX, Emit, Replies
+from covey.bus.serving import Served, not_served, run_stream, run_unary
 from covey.contracts.method import Party, Req, Res, Streaming, Unary
 from covey.errors import CallError
 from covey.telemetry.logs import current_request_id
@@ -23,16 +25,9 @@ from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 UnaryHandler = Callable[[Caller, Req], Awaitable[Res]]
 StreamHandler = Callable[[Caller, Req, Emit[Res]], Awaitable[None]]
-
-CANCEL_SECONDS_MAX = 5.0
-"""How long leaving a stream waits for a handler that ignores its cancellation."""
-
-LOCAL_PARTIES: frozenset[Party] = frozenset({"gateway", "auth", "inference", "web", "member", "operator"})
-"""What this process itself may act as. Its roles are kept apart by their stamped handles."""
 
 
 class Link(Protocol):
@@ -48,13 +43,9 @@ class Link(Protocol):
         """As `BusHandle.stream`."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Served(Generic[Req, Res]):
-    """A contract with its handler."""
-
-    method: Unary[Req, Res] | Streaming[Req, Res]
-    handler: Callable[..., Awaitable[Any]]
+    def announce(self, methods: tuple[str, ...]) -> None:
+        """Tell the peer what is served here now."""
+        ...
 
 
 class Bus:
@@ -63,10 +54,14 @@ class Bus:
     Args:
         me: this node's peer id.
         metrics: where calls are counted, by method and outcome.
+        name: this node's name, for messages.
     """
 
-    def __init__(self, me: PeerId, metrics: Metrics) -> None:
+    def __init__(self, me: PeerId, metrics: Metrics, *, name: str = "") -> None:
         self.me = me
+        self.name = name
+        self.boot_id = secrets.token_hex(16)
+        """New in every process: tells an honest restart from a copied identity."""
         self.directory = Directory()
         self._metrics = metrics
         self._served: dict[str, Served[Any, Any]] = {}
@@ -76,12 +71,11 @@ class Bus:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Self, None]:
         """Run the streams' handlers; leaving cancels those that still run."""
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             self._nursery = nursery
             try:
                 yield self
             finally:
-                nursery.cancel_scope.cancel()
                 self._nursery = None
 
     def stamped(self, stamp: Party) -> "BusHandle":
@@ -95,6 +89,8 @@ class Bus:
         if method.name in self._served:
             raise ValueError(f"{method.name} is served already")
         self._served[method.name] = Served(method, handler)
+        for link in self._links.values():
+            link.announce(self.methods)
 
     def served(self, name: str) -> Served[Any, Any] | None:
         """The handler of a method in this process."""
@@ -111,6 +107,11 @@ class Bus:
         """A link to a peer is up, and the peer serves these methods."""
         self._links[peer] = link
         self.directory.record(peer, methods)
+
+    def report(self, peer: PeerId, link: Link, methods: tuple[str, ...]) -> None:
+        """The peer now serves other methods; heeded from its present link alone."""
+        if self._links.get(peer) is link:
+            self.directory.record(peer, methods)
 
     def detach(self, peer: PeerId, link: Link) -> None:
         """The link is down; a newer one to the same peer stays."""
@@ -129,12 +130,9 @@ class Bus:
         try:
             served = self._served.get(method.name) if to is None or to == self.me else None
             if served is None:
-                return await self._link(method.name, to).call(method, request, stamp, seconds)
-            check(method.name, stamp, LOCAL_PARTIES, method.access)
-            caller = Caller(self.me, stamp, current_request_id())
-            with trio.move_on_after(seconds):
-                return cast(Res, await guard(served.method.name, served.handler(caller, request)))
-            raise too_slow(method.name, seconds)
+                return await self._call_far(method, request, stamp, to, seconds)
+            check(method.name, stamp, EVERY_PARTY, method.access)
+            return cast(Res, await run_unary(served, Caller(self.me, stamp, current_request_id()), request, seconds))
         except CallError as error:
             outcome = error.code
             raise
@@ -153,10 +151,11 @@ class Bus:
         try:
             served = self._served.get(method.name) if to is None or to == self.me else None
             if served is None:
-                route = self._link(method.name, to).stream(method, request, stamp, timeout_seconds)
+                route = self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds)
             else:
-                check(method.name, stamp, LOCAL_PARTIES, method.access)
-                route = self._stream_here(served, Caller(self.me, stamp, current_request_id()), request, timeout_seconds)
+                route = self._stream_here(
+                    served, Caller(self.me, stamp, current_request_id()), request, timeout_seconds
+                )
             async with route as replies:
                 yield replies
         except CallError as error:
@@ -168,25 +167,44 @@ class Bus:
         finally:
             self._metrics.bus_call(method.name, outcome)
 
+    async def _call_far(
+        self, method: Unary[Req, Res], request: Req, stamp: Party, to: PeerId | None, timeout_seconds: float
+    ) -> Res:
+        deadline = trio.current_time() + timeout_seconds
+        routes = self._routes(method.name, to)
+        for link in routes[:-1]:
+            try:
+                return await link.call(method, request, stamp, deadline - trio.current_time())
+            except CallError as error:
+                # `unreachable`: the link died before it took the call. `peer_lost`: the handler may have run.
+                if error.code != "unreachable" and not (error.code == "peer_lost" and method.idempotent):
+                    raise
+        return await routes[-1].call(method, request, stamp, deadline - trio.current_time())
+
     @asynccontextmanager
     async def _stream_here(
         self, served: Served[Req, Res], caller: Caller, request: Req, timeout_seconds: float | None
     ) -> AsyncGenerator[Replies[Res], None]:
+        stopping = CallError("draining", "This node is stopping.")
         if self._nursery is None:
-            raise CallError("draining", "This node is stopping.")
+            raise stopping
         method = cast("Streaming[Req, Res]", served.method)
         send, receive = trio.open_memory_channel[Res](STREAM_ITEMS_MAX)
-        replies = Replies(receive, method.name, method.idle_seconds)
+        replies = Replies(receive, method, timeout_seconds)
         scope, done = trio.CancelScope(), trio.Event()
 
         async def produce() -> None:
+            failure: CallError | None = stopping  # what a reader learns whose handler ended with the bus, unfinished
             try:
-                with scope, send:
-                    try:
-                        await run_stream(served, caller, request, send.send, timeout_seconds)
-                    except CallError as error:
-                        replies.failure = error  # before `send` closes: the reader sees it in order
+                with scope:
+                    check(method.name, caller.stamp, EVERY_PARTY, method.access)
+                    await run_stream(served, caller, request, send.send, timeout_seconds)
+                    failure = None
+            except CallError as error:
+                failure = error
             finally:
+                replies.failure = failure
+                send.close()  # after the failure is in place: the reader sees it in order
                 done.set()
 
         self._nursery.start_soon(produce, name=f"serve {method.name}")
@@ -200,13 +218,17 @@ class Bus:
                 log.error("The handler of %s ignores its cancellation.", method.name)
             receive.close()
 
-    def _link(self, method: str, to: PeerId | None) -> Link:
-        peers = (to,) if to is not None else self.directory.serving(method)
-        for peer in peers:
-            if link := self._links.get(peer):
-                return link
-        where = "This node" if to == self.me else "No live node" if to is None else f"The node {to}"
-        raise CallError("unreachable", f"{where} serves {method} now.", reason="no_peer")
+    def _routes(self, method: str, to: PeerId | None) -> list[Link]:
+        """The links that a call may take, best first, at least one; or `unreachable`."""
+        if to is None:
+            if links := [self._links[peer] for peer in self.directory.serving(method) if peer in self._links]:
+                return links
+            raise CallError("unreachable", f"No live node serves {method}.", reason="no_peer")
+        if to == self.me:
+            raise not_served(method, "This node")
+        if link := self._links.get(to):
+            return [link]
+        raise CallError("unreachable", f"There is no link to the node {to} now.", reason="no_peer")
 
 
 class BusHandle:
@@ -264,44 +286,3 @@ class BusHandle:
         """The live peers that serve a method, this node first if it does."""
         here = (self._bus.me,) if self._bus.served(method.name) else ()
         return here + self._bus.directory.serving(method.name)
-
-
-async def guard(method: str, work: Awaitable[T]) -> T:
-    """Run a handler; a bug in it is logged here, where it happened, and becomes the `internal` that callers see."""
-    try:
-        return await work
-    except CallError:
-        raise
-    except Exception as error:
-        if (refusal := _sole_refusal(error)) is not None:
-            raise refusal from error
-        log.exception("The handler of %s failed.", method)
-        raise CallError("internal", f"{method} failed; its node's log says why.") from error
-
-
-async def run_stream(
-    served: Served[Req, Res], caller: Caller, request: Req, emit: Emit[Res], timeout_seconds: float | None
-) -> None:
-    """Run a streaming handler to its end, within its deadline, near or far."""
-    seconds = float("inf") if timeout_seconds is None else timeout_seconds
-    with trio.move_on_after(seconds) as scope:
-        await guard(served.method.name, served.handler(caller, request, emit))
-    if scope.cancelled_caught:
-        raise too_slow(served.method.name, seconds)
-
-
-def too_slow(method: str, seconds: float) -> CallError:
-    """The `deadline` that either side raises."""
-    return CallError("deadline", f"{method} did not answer within {seconds:g} s.")
-
-
-def _sole_refusal(error: BaseException) -> CallError | None:
-    """The `CallError` that a handler's own nursery wrapped in a group, if there is nothing else in it."""
-    while isinstance(error, BaseExceptionGroup):
-        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(inner) != 1:
-            return None
-        error = inner[0]
-    return error if isinstance(error, CallError) else None
-
-

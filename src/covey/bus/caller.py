@@ -2,22 +2,28 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import get_args
 
 from covey.contracts.method import Party
 from covey.errors import CallError
 from covey.transport.base import PeerId
 
+EVERY_PARTY: frozenset[Party] = frozenset(get_args(Party))
+"""What this process itself may act as: its roles are kept apart by their stamped handles."""
+
+_ROLES: frozenset[Party] = frozenset({"gateway", "auth", "inference", "web"})
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The peer a call came from, this node's own id where it came from this process, and the role it was stamped with."""
+    """The peer that a call came from (this node's own id: this process), and the role it was stamped with."""
 
     peer: PeerId
     stamp: Party
     request_id: str = ""
 
 
-def permits(stamp: Party, granted: Collection[Party], access: frozenset[Party]) -> bool:
+def permits(stamp: str, granted: Collection[Party], access: frozenset[Party]) -> bool:
     """Whether a call may be made.
 
     Args:
@@ -32,7 +38,17 @@ def permits(stamp: Party, granted: Collection[Party], access: frozenset[Party]) 
     return stamp in access or ("member" in access and "member" in granted and stamp != "operator")
 
 
-def check(method: str, stamp: Party, granted: Collection[Party], access: frozenset[Party]) -> None:
+def check(method: str, stamp: str, granted: Collection[Party], access: frozenset[Party]) -> None:
     """Raise `denied`, in the same words near and far, unless `permits`."""
     if not permits(stamp, granted, access):
         raise CallError("denied", f"The role {stamp!r} may not call {method}.")
+
+
+def may_serve(method: str, granted: Collection[Party]) -> bool:
+    """Whether a peer is believed when it says that it serves a method.
+
+    A method of a role (`auth.verify`) only from a peer that was admitted with that role, any other from every member:
+    or else a compromised inference node could offer to verify keys.
+    """
+    family = method.partition(".")[0]
+    return family in granted if family in _ROLES else "member" in granted

@@ -6,7 +6,7 @@ from typing import NewType, Protocol
 import trio
 
 PeerId = NewType("PeerId", str)
-"""A node's name that nobody else can have: the libp2p peer id of its Ed25519 key (base58btc of the identity multihash)."""
+"""A node's name that nobody else can have: the libp2p peer id of its Ed25519 key (base58, identity multihash)."""
 
 Accept = Callable[[PeerId, trio.abc.Stream], Awaitable[None]]
 """Takes over an inbound stream from an authenticated peer, and closes it."""

@@ -1,0 +1,234 @@
+"""A bus across one byte stream: `Link` to a peer, and the peer's calls served here. Both ends run the same code.
+
+The frames are those of `covey.bus.wire`; `covey.bus.carrier` moves them.
+"""
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import trio
+
+from covey.bus import wire
+from covey.bus.background import open_background
+from covey.bus.bus import Bus
+from covey.bus.caller import may_serve
+from covey.bus.carrier import Carrier, SessionLimits
+from covey.bus.inbound import Inbound
+from covey.bus.outbound import OutboundCall, StreamCall, UnaryCall
+from covey.bus.outbox import OutboxClosed
+from covey.bus.replies import Replies, too_slow
+from covey.contracts.method import Party, Req, Res, Streaming, Unary
+from covey.errors import CallError
+from covey.telemetry.logs import current_request_id
+from covey.transport.base import Accept, PeerId
+
+log = logging.getLogger(__name__)
+
+
+class Session(Carrier):
+    """One open session; made by `open_session`. Implements `covey.bus.bus.Link`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: trio.abc.Stream,
+        *,
+        peer: PeerId,
+        granted: frozenset[Party],
+        dialer: bool,
+        limits: SessionLimits,
+    ) -> None:
+        hello = wire.Hello(wire.VERSION, wire.VERSION_OLDEST, bus.boot_id, bus.name[:200], wire.FEATURES, bus.methods)
+        super().__init__(stream, peer, hello, limits)
+        self._bus = bus
+        self._granted = granted
+        self._dialer = dialer
+        self._inbound = Inbound(
+            bus, peer, granted, self._outbox, calls_max=limits.inbound_calls_max, bytes_max=limits.inbound_bytes_max
+        )
+        self._outbound: dict[int, OutboundCall] = {}
+        self._last_id = wire.CALL_ID_MAX if dialer else wire.SESSION
+
+    # Calls made here
+
+    async def call(self, method: Unary[Req, Res], request: Req, stamp: Party, timeout_seconds: float) -> Res:
+        """As `BusHandle.call`."""
+        if timeout_seconds <= 0:
+            raise too_slow(method.name, timeout_seconds)
+        call = UnaryCall(method)
+        with trio.move_on_after(timeout_seconds):
+            number = await self._open(call, method.name, request, stamp, timeout_seconds)
+            try:
+                return await call.response()
+            finally:
+                self._leave(number)
+        raise too_slow(method.name, timeout_seconds)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: Streaming[Req, Res], request: Req, stamp: Party, timeout_seconds: float | None
+    ) -> AsyncGenerator[Replies[Res], None]:
+        """As `BusHandle.stream`."""
+        number = wire.SESSION
+
+        def acknowledge(count: int) -> None:
+            if number in self._outbound:
+                self._put(wire.credit(number, count))
+
+        call = StreamCall(method, timeout_seconds, acknowledge)
+        with trio.move_on_after(math.inf if timeout_seconds is None else max(0, timeout_seconds)):
+            number = await self._open(call, method.name, request, stamp, timeout_seconds)
+        if number == wire.SESSION:
+            raise too_slow(method.name, timeout_seconds or 0)
+        try:
+            yield call.replies
+        finally:
+            call.leave()
+            if not call.ended.is_set():
+                self._put(wire.frame(wire.Type.CANCEL, number))
+                with trio.move_on_after(self.limits.cancel_seconds, shield=True) as patience:
+                    await call.ended.wait()
+                if patience.cancelled_caught:
+                    log.warning("The node %s did not end %s after its reader had left.", self.name, method.name)
+            self._outbound.pop(number, None)
+
+    def announce(self, methods: tuple[str, ...]) -> None:
+        """As `Link.announce`."""
+        self._own_hello = msgspec.structs.replace(self._own_hello, methods=methods)
+        self._put(wire.hello(self._own_hello))
+
+    @property
+    def calls_in_flight(self) -> tuple[int, int]:
+        """How many calls run: made here, served here."""
+        return len(self._outbound), len(self._inbound)
+
+    async def _open(
+        self, call: OutboundCall, method: str, request: msgspec.Struct, stamp: Party, seconds_left: float | None
+    ) -> int:
+        """Send OPEN, once there is room; returns the call's id. Cancelled while it waits, it sent nothing."""
+        if self.lost is not None:
+            raise CallError("unreachable", f"The link to the node {self.name} has just closed.", reason="no_peer")
+        number = self._next_id()
+        opened = wire.Open(
+            method, stamp, msgspec.Raw(msgspec.msgpack.encode(request)), seconds_left, current_request_id()[:200]
+        )
+        frame = wire.open_call(number, opened)
+        self._outbound[number] = call
+        try:
+            await self._outbox.put_when_room(frame)
+        except OutboxClosed:
+            raise CallError(
+                "unreachable", f"The link to the node {self.name} has just closed.", reason="no_peer"
+            ) from None
+        except BaseException:
+            self._outbound.pop(number, None)
+            raise
+        return number
+
+    def _leave(self, number: int) -> None:
+        """Forget a call; tell the peer if it still works on it."""
+        if self._outbound.pop(number, None) is not None:
+            self._put(wire.frame(wire.Type.CANCEL, number))
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = (self._last_id + 2) & wire.CALL_ID_MAX
+            if self._last_id not in self._outbound and self._last_id != wire.SESSION:
+                return self._last_id
+
+    # What the carrier tells
+
+    def _on_hello(self, hello: wire.Hello) -> None:
+        believed = tuple(method for method in hello.methods if may_serve(method, self._granted))
+        if self._greeted.is_set():
+            self._bus.report(self.peer, self, believed)
+        else:
+            self._bus.attach(self.peer, self, believed)
+
+    def _on_end(self, error: CallError) -> None:
+        self._bus.detach(self.peer, self)
+        calls, self._outbound = list(self._outbound.values()), {}
+        for call in calls:
+            call.fail(CallError("peer_lost", error.message, reason="" if error.code == "peer_lost" else error.code))
+
+    def _on_frame(self, got: wire.Frame, handlers: trio.Nursery) -> None:
+        kind = got.type
+        if kind is wire.Type.OPEN:
+            if got.call % 2 == self._dialer:
+                raise wire.ProtocolError(f"The peer opened a call with the id {got.call}, which is not its to use.")
+            self._inbound.open(got.call, wire.read_open(got), handlers)
+        elif kind is wire.Type.CANCEL:
+            self._inbound.cancel(got.call)
+        elif kind is wire.Type.CREDIT:
+            self._inbound.acknowledge(got.call, wire.read_credit(got))
+        elif (call := self._outbound.get(got.call)) is None:
+            pass  # an answer that was under way when this side left the call
+        elif kind is wire.Type.DATA:
+            call.data(got.payload)
+        else:
+            del self._outbound[got.call]
+            if kind is wire.Type.END:
+                call.end(got.payload)
+            else:
+                call.fail(wire.read_error(got))
+
+
+@asynccontextmanager
+async def open_session(
+    bus: Bus,
+    stream: trio.abc.Stream,
+    *,
+    peer: PeerId,
+    granted: frozenset[Party],
+    dialer: bool,
+    limits: SessionLimits | None = None,
+) -> AsyncGenerator[Session, None]:
+    """Join a bus to a peer's over a byte stream, which this takes over and closes.
+
+    The session is a link of the bus as long as the block runs. Where it ends before, calls raise `peer_lost`, and
+    `session.closed` is set: the block itself is not cancelled.
+
+    Args:
+        bus: this side's; the peer may call what it serves.
+        stream: to the peer, authenticated by the transport.
+        peer: who that is, as the transport has proved.
+        granted: what the peer may act as here, and which roles' methods it is believed to serve.
+        dialer: whether this side opened the stream; the other side must say the opposite.
+        limits: times and sizes; default: `SessionLimits()`.
+
+    Raises:
+        CallError: the handshake failed; see `Session.opened`.
+    """
+    session = Session(bus, stream, peer=peer, granted=granted, dialer=dialer, limits=limits or SessionLimits())
+    async with open_background() as nursery:
+        nursery.start_soon(session.run, name=f"session with {peer}")
+        await session.opened()
+        try:
+            yield session
+        finally:
+            await session.close()
+
+
+def acceptor(bus: Bus, granted: Callable[[PeerId], frozenset[Party]], *, limits: SessionLimits | None = None) -> Accept:
+    """What a transport's `serve` needs: gives every inbound stream a session, until the session ends.
+
+    Args:
+        bus: whose methods the peers may call.
+        granted: what a peer may act as, by its id; asked once for every stream.
+        limits: as `open_session`.
+    """
+
+    async def accept(peer: PeerId, stream: trio.abc.Stream) -> None:
+        try:
+            async with open_session(
+                bus, stream, peer=peer, granted=granted(peer), dialer=False, limits=limits
+            ) as session:
+                await session.closed.wait()
+            log.debug("The session with %s is over: %s", peer, session.lost)
+        except CallError as error:
+            log.warning("There is no session with %s: %s", peer, error)
+
+    return accept
