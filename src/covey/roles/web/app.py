@@ -1,0 +1,170 @@
+"""The Quart application: hooks around every request, the pages, what templates know."""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import trio
+from jinja2 import StrictUndefined
+from quart import (
+    Response,
+    abort,
+    g,
+    redirect,
+    request,
+    send_from_directory,  # pyright: ignore[reportUnknownVariableType]
+)
+from quart.typing import ResponseReturnValue
+from quart_trio import QuartTrio
+
+from covey.errors import CallError
+from covey.roles.web import display, faults, sessions
+from covey.roles.web.context import EXTENSION, Away, Web, web
+from covey.roles.web.forms import read_form
+from covey.roles.web.pages import account, chat, entry, keys, overview, people
+from covey.roles.web.security import (
+    ACCESS,
+    CSRF_FIELD,
+    CSRF_HEADER,
+    FORM_BYTES_MAX,
+    HEADERS,
+    SAFE_METHODS,
+    comes_from_us,
+    csrf_matches,
+)
+
+STATIC_SECONDS = 365 * 24 * 3600
+
+
+def build(surroundings: Web) -> QuartTrio:
+    """Make the application. It serves nothing until its `startup()` has run, in its own nursery."""
+    app = QuartTrio(
+        "covey.roles.web",
+        static_folder=None,  # served by `static_file` below, under paths that change with the contents
+        template_folder=str(surroundings.assets / "templates"),
+    )
+    app.extensions[EXTENSION] = surroundings
+    app.config["MAX_CONTENT_LENGTH"] = surroundings.config.chat_body_bytes_max
+    app.config["MAX_FORM_MEMORY_SIZE"] = FORM_BYTES_MAX
+    app.config["MAX_FORM_PARTS"] = 500
+    app.config["BODY_TIMEOUT"] = surroundings.config.body_seconds_max
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(display.FILTERS)
+    app.add_url_rule("/static/<version>/<path:name>", "static_file", static_file)
+    for page in (entry, overview, keys, chat, account, people):
+        app.register_blueprint(page.blueprint)
+    app.before_request(admit)
+    app.after_request(finish)
+    app.context_processor(template_context)
+    faults.register(app)
+    _check_access_table(app)
+    return app
+
+
+def _check_access_table(app: QuartTrio) -> None:
+    """Deny by default: a page that nobody decided about keeps the role from starting."""
+    undecided = {rule.endpoint for rule in app.url_map.iter_rules()} ^ set(ACCESS)
+    if undecided:
+        raise RuntimeError(f"ACCESS in covey.roles.web.security and the pages differ in {sorted(undecided)}")
+
+
+async def digest_of(folder: Path) -> str:
+    """A short word that changes with any file below `folder`."""
+
+    def digest() -> str:
+        state = hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            state.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+        return state.hexdigest()[:12]
+
+    return await trio.to_thread.run_sync(digest)
+
+
+async def admit() -> ResponseReturnValue | None:
+    """Before every request: it must come from our own pages, from somebody who may, with the form's own token."""
+    endpoint = request.endpoint
+    changes = request.method not in SAFE_METHODS
+    if endpoint is None:  # no such page: Quart answers 404 or 405, with the menu of whoever asked
+        if not changes and not request.path.startswith(faults.API_PREFIXES):
+            with suppress(Away, CallError):
+                g.visitor = await sessions.recognise()
+        return None
+    if changes and not comes_from_us(
+        request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin"), request.host
+    ):
+        raise faults.Refused("This came from another site's page, so it was not done.", reason="cross_site")
+    if endpoint == "static_file":
+        return None
+    if changes and endpoint != "chat.stream" and (request.content_length or 0) > FORM_BYTES_MAX:
+        abort(413)
+    who = g.visitor = await sessions.recognise()
+    if ACCESS[endpoint] != "anyone" and who.account is None:
+        return to_log_in(ended=who.ended)
+    if ACCESS[endpoint] == "admin" and not who.is_admin:
+        raise faults.Refused("This page is for administrators.", reason="not_admin")
+    if changes and not csrf_matches(who.binding, await _form_token()):
+        raise faults.Refused("This form is out of date. Go back, load the page again and repeat.", reason="csrf")
+    return None
+
+
+async def _form_token() -> str:
+    sent = request.headers.get(CSRF_HEADER)
+    return sent if sent is not None else (await read_form()).text(CSRF_FIELD)
+
+
+def to_log_in(*, ended: bool) -> ResponseReturnValue:
+    """Send a visitor without a session to the log-in page: a page's, htmx's or a script's own way."""
+    if request.endpoint == "chat.stream":
+        return faults.as_json(401, "unauthenticated", "Your session has ended. Log in again to go on.")
+    back = request.full_path.rstrip("?") if request.method == "GET" else "/"
+    where = "/login" if back == "/" or request.endpoint == "overview.live" else f"/login?{display.query(next=back)}"
+    response = cast(Response, redirect(where, 303))
+    if "HX-Request" in request.headers:
+        response = Response("", 401, {"HX-Redirect": where})
+    if ended:
+        sessions.notice(response, "session_ended")
+    return response
+
+
+async def finish(response: Response) -> Response:
+    """After every request: cookies and headers."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-store")
+    sessions.tidy(response)
+    return response
+
+
+async def template_context() -> dict[str, object]:
+    """What every template knows besides what its page gives it."""
+    surroundings = web()
+
+    def static(name: str) -> str:
+        return f"/static/{surroundings.static_version}/{name}"
+
+    def notice() -> str:
+        text = sessions.pending_notice()
+        g.notice_shown = g.get("notice_shown") or bool(text)
+        return text
+
+    return {
+        "site_title": surroundings.config.site_title,
+        "refresh_seconds": surroundings.config.refresh_seconds,
+        "visitor": g.get("visitor"),
+        "now": surroundings.clock.now(),
+        "static": static,
+        "notice": notice,
+        "version": surroundings.node.version,
+        "node_name": surroundings.node.name,
+    }
+
+
+async def static_file(version: str, name: str) -> Response:
+    """A file of `static/`; for ever, where the path names the very contents."""
+    current = web()
+    response = await send_from_directory(str(current.assets / "static"), name)
+    forever = f"public, max-age={STATIC_SECONDS}, immutable"
+    response.headers["Cache-Control"] = forever if version == current.static_version else "no-cache"
+    return response
