@@ -17,6 +17,8 @@ RegistrationMode = Literal["invite", "open", "approval"]
 PEOPLE: frozenset[Party] = frozenset({"web", "operator"})
 """Who speaks for people: the dashboard with their session, the operator in their own right."""
 
+MEMBERS: frozenset[Party] = frozenset({"member"})
+
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,31}"
 """A log-in name: lower case, so that two people cannot differ by case alone."""
 PASSWORD_CHARS_MIN = 10
@@ -112,7 +114,7 @@ class AuthState(msgspec.Struct, frozen=True):
     accounts: int
 
 
-AUTH_STATE = Unary("auth.state", Nothing, AuthState, access=PEOPLE | {"member"}, timeout_seconds=2, idempotent=True)
+AUTH_STATE = Unary("auth.state", Nothing, AuthState, access=PEOPLE | MEMBERS, timeout_seconds=2, idempotent=True)
 
 
 class SetUp(msgspec.Struct, frozen=True):

@@ -1,0 +1,129 @@
+"""How machines come in, are listed, and leave: served by auth nodes, whose `members` feed is the membership.
+
+Only membership admits; addresses are hints. A call made for a person carries that person's credential (`Actor`).
+"""
+
+import msgspec
+
+from covey.contracts.auth import Actor
+from covey.contracts.method import Nothing, Party, Streaming, Unary
+
+INVITE_USES_MAX = 1_000
+INVITE_SECONDS_MAX = 30 * 24 * 3600
+ADMINISTRATORS: frozenset[Party] = frozenset({"web", "operator", "member"})
+"""From another node than an auth node, the operator calls as `member`, with an administrator's key."""
+
+
+class InviteNode(msgspec.Struct, frozen=True):
+    """Let machines in: `uses` of them, with these roles, for a while."""
+
+    actor: Actor
+    roles: tuple[str, ...] = ("inference",)
+    expires_seconds: int = 3600
+    uses: int = 1
+
+
+class NodeInvite(msgspec.Struct, frozen=True):
+    """`token` is the one line for `covey join`; it is shown this once. `expires_at` in Unix seconds."""
+
+    id: str
+    token: str
+    expires_at: int
+
+
+INVITE_NODE = Unary("auth.invite_node", InviteNode, NodeInvite, access=ADMINISTRATORS)
+
+
+class InviteUse(msgspec.Struct, frozen=True):
+    """Who came in with an invite, and when (Unix seconds)."""
+
+    peer: str
+    name: str
+    at: int
+
+
+class InviteInfo(msgspec.Struct, frozen=True):
+    """An invite without its secret. `issuer` is the node that alone can burn it."""
+
+    id: str
+    issuer: str
+    roles: tuple[str, ...]
+    uses_left: int
+    used: tuple[InviteUse, ...]
+    expires_at: int
+    revoked: bool
+
+
+class Invites(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    invites: tuple[InviteInfo, ...]
+
+
+class ListInvites(msgspec.Struct, frozen=True):
+    """Administrators only."""
+
+    actor: Actor
+
+
+LIST_INVITES = Unary("auth.list_invites", ListInvites, Invites, access=ADMINISTRATORS, idempotent=True)
+
+
+class RevokeInvite(msgspec.Struct, frozen=True):
+    """Whoever came in already stays: remove the node for that."""
+
+    actor: Actor
+    id: str
+
+
+REVOKE_INVITE = Unary("auth.revoke_invite", RevokeInvite, Nothing, access=ADMINISTRATORS)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A machine that was admitted."""
+
+    peer: str
+    name: str
+    roles: tuple[str, ...]
+    removed: bool = False
+
+
+class RemoveNode(msgspec.Struct, frozen=True):
+    """`node` is a name or a peer id. For ever: that machine can come back only with a new identity and invite."""
+
+    actor: Actor
+    node: str
+
+
+REMOVE_NODE = Unary("auth.remove_node", RemoveNode, Member, access=ADMINISTRATORS)
+
+
+class RenameNode(msgspec.Struct, frozen=True):
+    """Give a node another name, which no other member may hold."""
+
+    actor: Actor
+    node: str
+    name: str
+
+
+RENAME_NODE = Unary("auth.rename_node", RenameNode, Member, access=ADMINISTRATORS)
+
+
+class TailMembers(msgspec.Struct, frozen=True):
+    """What the reader has: the last sequence number of each feed."""
+
+    vector: dict[str, int]
+
+
+class FeedEntries(msgspec.Struct, frozen=True):
+    """Entries in an order in which each follows its feed's last: exact bytes, signature first. Empty: a heartbeat.
+
+    `heads`: the last sequence number of each feed that the sender holds.
+    """
+
+    entries: tuple[bytes, ...]
+    heads: dict[str, int]
+
+
+TAIL_MEMBERS = Streaming("feeds.tail_members", TailMembers, FeedEntries, access=frozenset({"member"}), idle_seconds=30)
+"""The members feed, from where the reader stands, then live, with heartbeats. Served by every auth node."""
