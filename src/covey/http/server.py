@@ -1,13 +1,4 @@
-"""The listener: Hypercorn's protocols on our own sockets, with the two repairs that make it safe to stop.
-
-Measured on Hypercorn 0.18 (docs/adr/0004-http-server.md):
-
-1. A framework may cancel a request's tasks as soon as it sees `http.disconnect`, which Hypercorn emits while still
-   inside the final `send`: keep-alive timers then never start and closing sockets never close. The last body message
-   is shielded.
-2. Hypercorn shields every write for ever: one client that stops reading would make shutdown hang. Each write has a
-   deadline, and the end of the grace period cuts them all. Connections are counted and capped here too.
-"""
+"""The listener: our own sockets, counted connections (`covey.http.connection`), and an end that comes in time."""
 
 import errno
 import ipaddress
@@ -18,20 +9,14 @@ from typing import Any
 
 import msgspec
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
 
 from covey.errors import CallError
-from covey.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from covey.http.asgi import ASGIApp
+from covey.http.connection import Connection, Terms
 from covey.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-HEADER_BYTES_MAX = 32 * 1024
 PORT_DEFAULT = 26839
 
 
@@ -54,9 +39,9 @@ class Listener:
         self.ended = trio.Event()
         self._config = config
         self._metrics = metrics
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._empty = trio.Event()
-        self._context = WorkerContext(None)
+        self._draining = False
 
     async def serve(
         self,
@@ -75,16 +60,19 @@ class Listener:
         refuse_public(host, allow_plain_http=self._config.allow_plain_http)
         listeners = await _open_listeners(host, port)
         self.urls = tuple(_url(listener.socket.getsockname()) for listener in listeners)
-        hypercorn = _hypercorn_config(self._config)
-        wrapped = ASGIWrapper(_shield_last_message(app))  # type: ignore[arg-type]
-        connect = partial(self._connect, wrapped, hypercorn)
+        terms = Terms(app, self._config.write_seconds_max, self._config.keep_alive_seconds)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(partial(trio.serve_listeners, connect, listeners, handler_nursery=connections))
+                accepting.start_soon(
+                    partial(trio.serve_listeners, partial(self._connect, terms), listeners, handler_nursery=connections)
+                )
                 task_status.started()
                 await stop.wait()
                 accepting.cancel_scope.cancel()
-            await self._context.terminated.set()  # idle keep-alive connections close now
+            self._draining = True
+            await terms.close()
+            for connection in self._connections:
+                connection.close_if_idle()
             if not self._connections:
                 self._empty.set()
             with trio.CancelScope(deadline=drain_until()):
@@ -96,55 +84,22 @@ class Listener:
                 connection.cut()
         self.ended.set()
 
-    async def _connect(self, app: AppWrapper, config: HypercornConfig, stream: Any) -> None:
+    async def _connect(self, terms: Terms, stream: trio.SocketStream) -> None:
         if len(self._connections) >= self._config.connections_max:
             await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(app, config, self._context, ConnectionState({}), stream)
-        connection.write_seconds_max = self._config.write_seconds_max
+        connection = Connection(terms, stream)
         self._connections.add(connection)
         self._metrics.http_connections.set(len(self._connections))
         try:
             await connection.run()
+        except Exception:
+            log.exception("A connection failed; the others go on.")
         finally:
             self._connections.discard(connection)
-            if not self._connections and self._context.terminated.is_set():
+            if not self._connections and self._draining:
                 self._empty.set()
             self._metrics.http_connections.set(len(self._connections))
-
-
-class _Connection(TCPServer):
-    """Hypercorn's connection with a deadline on each write."""
-
-    write_seconds_max: float = 20.0
-    _writing: trio.CancelScope | None = None
-    _is_cut = False
-
-    def cut(self) -> None:
-        """Give up the write under way, and those to come."""
-        self._is_cut = True
-        if self._writing is not None:
-            self._writing.cancel()
-
-    async def protocol_send(self, event: Event) -> None:
-        """As Hypercorn's, but a write that takes too long closes the connection."""
-        if not isinstance(event, RawData):
-            await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self.write_seconds_max) as scope:
-                if self._is_cut:
-                    scope.cancel()
-                self._writing = scope
-                try:
-                    await self.stream.send_all(event.data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self.protocol.handle(Closed())
-                finally:
-                    self._writing = None
-        if scope.cancelled_caught:
-            await trio.aclose_forcefully(self.stream)
-            await self.protocol.handle(Closed())
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -201,32 +156,3 @@ def _url(address: Iterable[Any]) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _hypercorn_config(config: HttpConfig) -> HypercornConfig:
-    made = HypercornConfig()
-    made.accesslog = None
-    made.errorlog = logging.getLogger("covey.http")
-    made.include_server_header = False
-    made.keep_alive_timeout = config.keep_alive_seconds
-    made.keep_alive_max_requests = 1_000_000
-    made.h11_max_incomplete_size = HEADER_BYTES_MAX
-    return made
-
-
-def _shield_last_message(app: ASGIApp) -> ASGIApp:
-    async def shielded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-
-        async def send_shielded(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.CancelScope(shield=True):  # bounded by the write's own deadline
-                    await send(message)
-            else:
-                await send(message)
-
-        await app(scope, receive, send_shielded)
-
-    return shielded

@@ -1,0 +1,314 @@
+"""One connection: Hypercorn's HTTP/1.1 on a stream of ours, repaired where a client could hold it, or its shutdown, up.
+
+What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-server.md):
+
+1. A framework may cancel a request's tasks as soon as it sees `http.disconnect`, which Hypercorn emits while still
+   inside the final `send`: connections then neither go idle nor close. The last body message is shielded.
+2. Hypercorn shields every write for ever: one client that stops reading makes shutdown hang. Each write has a deadline,
+   and `cut` ends them all.
+3. Ten unread pieces of a body, and the message that the client has gone waits for ever behind them, in that shielded
+   scope. Here it closes the queue instead.
+4. An answer before the whole body was read closed the socket over unread bytes: the kernel resets it, and the client
+   may never see the answer. A small rest is read first; before a large one the connection is announced to close, and
+   what still comes is thrown away for a moment.
+5. Sending to a client that has gone did nothing, for ever. Here it cancels the application.
+6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them.
+
+It also spares each request two tasks and two locks for the idle timer.
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from covey.http.asgi import ASGIApp, Message, Scope
+
+log = logging.getLogger(__name__)
+
+HEADER_BYTES_MAX = 32 * 1024
+RECEIVE_BYTES = 64 * 1024
+QUEUED_PIECES_MAX = 10
+"""How many pieces of a body, of up to `RECEIVE_BYTES`, wait for the application."""
+UNREAD_BYTES_MAX = 256 * 1024
+UNREAD_SECONDS_MAX = 0.25
+"""How much of an unread body is read before an early answer, so that the connection can be kept."""
+LINGER_SECONDS = 2.0
+"""How long a closing connection throws away what its client still sends."""
+
+
+@dataclass
+class Terms:
+    """What all connections of a listener share. Set `closing` and no answer keeps its connection any more."""
+
+    app: ASGIApp
+    write_seconds_max: float
+    keep_alive_seconds: float
+    context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
+    config: Config = field(default_factory=Config)
+
+    def __post_init__(self) -> None:
+        self.config.accesslog = None
+        self.config.errorlog = log
+        self.config.include_server_header = False
+        self.config.keep_alive_max_requests = 1_000_000
+        self.config.h11_max_incomplete_size = HEADER_BYTES_MAX
+
+    async def close(self) -> None:
+        """From now on every answer is its connection's last."""
+        await self.context.terminated.set()
+
+
+class Connection:
+    """One client. `run` returns when it is closed."""
+
+    def __init__(self, terms: Terms, stream: trio.SocketStream) -> None:
+        self._terms = terms
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._writing: trio.CancelScope | None = None
+        self._is_cut = False
+        self._is_idle = True
+        self._is_lingering = False
+        self._reading = trio.CancelScope(deadline=trio.current_time() + terms.keep_alive_seconds)
+
+    async def run(self) -> None:
+        """Serve until either side closes."""
+        try:
+            client = self._stream.socket.getpeername()[:2]
+            server = self._stream.socket.getsockname()[:2]
+            async with trio.open_nursery() as nursery:
+                self._protocol = _Protocol(self._terms, _Tasks(nursery), client, server, self._protocol_send)
+                await self._read()
+        except OSError:
+            pass  # the client was gone before it was known
+        finally:
+            self._close()
+
+    def close_if_idle(self) -> None:
+        """Close between two requests; during one, its answer is the last."""
+        if self._is_idle:
+            self._reading.cancel()
+
+    def cut(self) -> None:
+        """Give up the write under way, and those to come."""
+        self._is_cut = True
+        if self._writing is not None:
+            self._writing.cancel()
+
+    async def _read(self) -> None:
+        with self._reading, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+                if not self._is_lingering:
+                    await self._protocol.handle(RawData(bytes(data)))
+                if not data:
+                    break
+        await self._protocol.handle(Closed())
+
+    async def _protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Updated):
+            self._is_idle = event.idle
+            seconds = self._terms.keep_alive_seconds if event.idle else float("inf")
+            self._reading.deadline = trio.current_time() + seconds
+        elif isinstance(event, Closed):
+            if self._protocol.connection.their_state is h11.DONE:
+                self._close()
+            else:
+                self._is_lingering = True
+                self._reading.deadline = trio.current_time() + LINGER_SECONDS
+                with contextlib.suppress(OSError):
+                    self._stream.socket.shutdown(socket.SHUT_WR)
+            await self._protocol.handle(Closed())
+
+    async def _write(self, data: bytes) -> None:
+        deadline = trio.current_time() + self._terms.write_seconds_max
+        async with self._sending:
+            with trio.CancelScope(shield=True, deadline=deadline) as scope:
+                if self._is_cut:
+                    scope.cancel()
+                self._writing = scope
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._protocol.handle(Closed())
+                finally:
+                    self._writing = None
+        if scope.cancelled_caught:
+            self._close()
+            await self._protocol.handle(Closed())
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_WR)
+        self._stream.socket.close()
+
+
+class _Parser(h11.Connection):
+    """h11, stricter: what it lets pass as long as it comes in one piece, or leaves to the server."""
+
+    def next_event(self) -> Any:
+        """As h11's; `RemoteProtocolError` carries the status."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("only HTTP/1 is spoken here", error_status_hint=505)
+            if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > HEADER_BYTES_MAX:
+                raise h11.RemoteProtocolError("the header is too large", error_status_hint=431)
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # RFC 9112, 6.1: two lengths are how requests are smuggled past a proxy.
+                raise h11.RemoteProtocolError("Content-Length beside Transfer-Encoding", error_status_hint=400)
+        return event
+
+
+class _Protocol(H11Protocol):
+    """Hypercorn's HTTP/1.1, without its upgrades."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        tasks: "_Tasks",
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+        send: Callable[[Event], Awaitable[None]],
+    ) -> None:
+        super().__init__(
+            terms.app,  # type: ignore[arg-type] # passed through to _Tasks
+            terms.config,
+            terms.context,
+            tasks,  # type: ignore[arg-type]
+            ConnectionState({}),
+            False,  # noqa: FBT003 - ssl
+            client,
+            server,
+            send,
+        )
+        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        pass
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+
+class _Tasks:
+    """Runs the application for each request; in the shape of Hypercorn's task group."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    async def spawn_app(
+        self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> Callable[[Message], Awaitable[None]]:
+        """Start it; returns how it is told of the body and of its client's leaving."""
+        exchange = _Exchange(scope, send)
+        self._nursery.start_soon(exchange.run, app)
+        return exchange.put
+
+
+class _Exchange:
+    """One request between Hypercorn (`put`, and the `send` that is given) and the application."""
+
+    def __init__(self, scope: Scope, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._scope = scope
+        self._send = send
+        self._put, self._take = trio.open_memory_channel[Message](QUEUED_PIECES_MAX)
+        self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        self._unread = self._length not in (None, b"0") or any(
+            name == b"transfer-encoding" for name, _ in scope["headers"]
+        )
+        self._receiving = 0
+        self._over = False  # the last message was sent
+        self._gone = False
+        self._running = trio.CancelScope()
+
+    async def run(self, app: ASGIApp) -> None:
+        try:
+            with self._running:
+                await app(self._scope, self.receive, self.send)
+        except Exception:
+            log.exception("The application failed at %s.", self._scope["path"])
+        finally:
+            await self._send(None)
+
+    async def put(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._gone = not self._over
+            self._put.close()  # never waits behind a body that nobody reads
+            return
+        with contextlib.suppress(trio.ClosedResourceError):
+            await self._put.send(message)
+
+    async def receive(self) -> Message:
+        self._receiving += 1
+        try:
+            message = await self._take.receive()
+        except trio.EndOfChannel:
+            return {"type": "http.disconnect"}
+        finally:
+            self._receiving -= 1
+        if not message.get("more_body", False):
+            self._unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._gone:
+            self._running.cancel()
+            await trio.lowlevel.checkpoint()
+        if message["type"] == "http.response.start" and self._unread and not self._receiving:
+            message = await self._before_early_answer(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._over = True
+            with trio.CancelScope(shield=True):  # bounded by the write's own deadline
+                await self._send(message)
+        else:
+            await self._send(message)
+
+    async def _before_early_answer(self, message: Message) -> Message:
+        left = UNREAD_BYTES_MAX
+        if self._length is None or int(self._length) <= left:
+            with trio.move_on_after(UNREAD_SECONDS_MAX):
+                while self._unread and left > 0:
+                    piece = await self.receive()
+                    if piece["type"] == "http.disconnect":
+                        break
+                    left -= len(piece["body"])
+        if not self._unread:
+            return message
+        return {**message, "headers": [*message["headers"], (b"connection", b"close")]}

@@ -1,0 +1,339 @@
+"""The listener, over real sockets: what clients do wrong, slowly or not at all must cost little and end in time."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from http_harness import eventually, serving
+
+from covey.http.asgi import Receive, Scope, Send, read_body, respond, until_gone
+
+HOST = b"Host: localhost\r\n"
+PING = b"GET /ping HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that a client does is an error of ours."""
+    yield
+    loud = [r for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
+    assert not loud, [r.getMessage() + (r.exc_text or "") for r in loud]
+
+
+class App:
+    """/ping answers, /early answers without reading, /echo reads first, /flood never stops, /slow takes its time."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.go_on = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.running += 1
+        try:
+            await getattr(self, scope["path"].strip("/"))(scope, receive, send)
+        finally:
+            self.running -= 1
+
+    async def ping(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, b"pong", "text/plain", [])
+
+    async def early(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 401, b"no", "text/plain", [])
+
+    async def echo(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, body_bytes_max=1 << 24, body_seconds_max=5)
+        await respond(send, 200, body, "text/plain", [])
+
+    async def gone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive, body_bytes_max=1 << 24, body_seconds_max=5)
+        await until_gone(receive)
+        await until_gone(receive)  # asking again is answered again
+
+    async def flood(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+
+    async def slow(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await self.go_on.wait()
+        await send({"type": "http.response.body", "body": b"ended", "more_body": False})
+
+
+async def test_a_connection_serves_one_request_after_another() -> None:
+    async with serving(App()) as served, served.client() as client:
+        for _ in range(3):
+            await client.send(PING)
+            assert (await client.answer()).body == b"pong"
+        assert served.metrics.registry.get_sample_value("covey_http_connections") == 1
+    assert served.metrics.registry.get_sample_value("covey_http_connections") == 0
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    post = b"POST /echo HTTP/1.1\r\n" + HOST
+    async with serving(App()) as served, served.client() as client:
+        await client.send(
+            PING
+            + post
+            + b"Content-Length: 2\r\n\r\nab"
+            + post
+            + b"Transfer-Encoding: chunked\r\n\r\n3\r\ncde\r\n0\r\n\r\n"
+            + PING[:9]
+        )
+        assert [(await client.answer()).body for _ in range(3)] == [b"pong", b"ab", b"cde"]
+        await client.send(PING[9:])
+        assert (await client.answer()).body == b"pong"
+
+
+async def test_an_idle_connection_is_closed_in_time_and_a_busy_one_is_not() -> None:
+    app = App()
+    async with serving(app, keep_alive_seconds=0.3) as served, served.client() as idle, served.client() as busy:
+        await idle.send(PING)
+        await idle.answer()
+        await busy.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+        await busy.until(b"begun")
+        began = trio.current_time()
+        assert await idle.rest() == b""
+        assert 0.2 < trio.current_time() - began < 1.5
+        await trio.sleep(0.3)
+        app.go_on.set()
+        await busy.until(b"ended")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /pi", PING[:-2]])
+async def test_a_request_that_never_ends_is_closed_in_time(sent: bytes) -> None:
+    async with serving(App(), keep_alive_seconds=0.3) as served, served.client() as client:
+        await client.send(sent)
+        await client.rest()
+
+
+async def test_connections_are_capped() -> None:
+    async with serving(App(), connections_max=2) as served:
+        async with served.client() as one, served.client() as two:
+            for client in (one, two):
+                await client.send(PING)
+                await client.answer()
+            async with served.client() as three:
+                assert await three.rest() == b""
+            await one.send(PING)
+            await one.answer()
+        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+        async with served.client() as four:
+            await four.send(PING)
+            assert (await four.answer()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "statuses"),
+    [
+        (b"garbage\r\n\r\n", {400}),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), {400}),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000 + b"\r\n\r\n", {431, 400}),
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", {431, 400, 414}),
+        (b"GET /ping HTTP/1.1\r\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + HOST + b"\r\n", {400}),
+        (b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", {400}),
+        (b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: -5\r\n\r\nhello", {400}),
+        (b"POST /echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\nhello", {400, 501}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X : y\r\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n", {400}),
+    ],
+)
+async def test_what_is_not_http_is_refused_and_closed(request_bytes: bytes, statuses: set[int]) -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(request_bytes)
+        answer = await client.rest()
+        assert int(answer.split(b" ")[1]) in statuses
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_a_length_beside_chunks_smuggles_nothing() -> None:
+    # RFC 9112, 6.3: Transfer-Encoding overrides, and the connection must be closed afterwards (or all of it refused).
+    async with serving(App()) as served, served.client() as client:
+        await client.send(
+            b"POST /echo HTTP/1.1\r\n"
+            + HOST
+            + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            + PING
+        )
+        answer = await client.rest()
+        assert b"pong" not in answer
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
+async def test_only_http_1_is_spoken(upgrade: bytes) -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(
+            b"GET /ping HTTP/1.1\r\n"
+            + HOST
+            + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: "
+            + upgrade
+            + b"\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            + b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert (await client.answer()).body == b"pong"
+
+
+async def test_http_2_with_prior_knowledge_is_refused() -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 505 ")
+
+
+async def test_http_1_0_is_answered_and_closed() -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"GET /ping HTTP/1.0\r\n\r\n")
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"pong")
+
+
+async def test_a_client_that_waits_to_send_its_body_is_told_to() -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"POST /echo HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert (await client.head())[0] == 100
+        await client.send(b"ab")
+        assert (await client.answer()).body == b"ab"
+
+
+async def test_an_early_answer_to_a_small_body_keeps_the_connection() -> None:
+    async with serving(App()) as served, served.client() as client:
+        for _ in range(20):
+            await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 20000\r\n\r\n" + b"x" * 20_000)
+            answer = await client.answer()
+            assert answer.status == 401
+        await client.send(PING)
+        assert (await client.answer()).body == b"pong"
+
+
+@pytest.mark.parametrize("size", [3_000_000, 20_000_000])
+async def test_an_early_answer_reaches_a_client_that_is_still_sending(size: int) -> None:
+    async with serving(App()) as served:
+        async with httpx.AsyncClient(base_url=served.url) as client:
+            response = await client.post("/early", content=b"x" * size)
+            assert (response.status_code, response.content) == (401, b"no")
+            assert (await client.get("/ping")).content == b"pong"
+        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+
+
+async def test_an_early_answer_to_a_body_that_never_comes_is_not_delayed() -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 200\r\n\r\nabc")
+        began = trio.current_time()
+        answer = await client.answer()
+        assert answer.status == 401
+        assert answer.headers["connection"] == "close"
+        await client.rest()
+        assert trio.current_time() - began < 3
+
+
+async def test_a_body_that_nobody_reads_does_not_stop_the_shutdown() -> None:
+    async with serving(App(), drain_seconds=0.5) as served, served.client() as client, trio.open_nursery() as nursery:
+
+        async def pour() -> None:
+            try:
+                await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 99000000\r\n\r\n")
+                while True:
+                    await client.send(b"x" * 65_536)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+        nursery.start_soon(pour)
+        assert (await client.answer()).status == 401
+        assert await served.shut_down() < 1.5
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", ["fin", "rst", "half"])
+async def test_a_client_that_leaves_is_noticed(how: str) -> None:
+    app = App()
+    async with serving(app) as served, served.client() as client:
+        await client.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n")
+        await eventually(lambda: app.running == 1)
+        client.hang_up(how)
+        assert await eventually(lambda: app.running == 0) < 0.1
+
+
+async def test_a_stream_ends_when_its_reader_stops_reading() -> None:
+    app = App()
+    async with serving(app, write_seconds_max=0.3) as served, served.client(receive_buffer_bytes=4096) as client:
+        await client.send(b"GET /flood HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.until(b"xxx")
+        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+
+
+async def test_shutdown_closes_idle_connections_at_once() -> None:
+    async with serving(App(), drain_seconds=5) as served, served.client() as used, served.client() as fresh:
+        await used.send(PING)
+        await used.answer()
+        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 2)
+        assert await served.shut_down() < 0.5
+        assert await used.rest() == await fresh.rest() == b""
+
+
+async def test_shutdown_lets_a_request_finish() -> None:
+    app = App()
+    async with serving(app, drain_seconds=5) as served, served.client() as client, trio.open_nursery() as nursery:
+        await client.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.until(b"begun")
+        took: list[float] = []
+
+        async def stop() -> None:
+            took.append(await served.shut_down())
+
+        nursery.start_soon(stop)
+        await trio.sleep(0.2)
+        with pytest.raises(OSError):
+            await trio.open_tcp_stream("127.0.0.1", served.port)
+        app.go_on.set()
+        assert b"ended" in await client.rest()
+    assert 0.2 <= took[0] < 1
+
+
+@pytest.mark.parametrize("path", [b"/slow", b"/flood", b"/gone"])
+async def test_shutdown_cuts_what_does_not_finish(path: bytes) -> None:
+    async with serving(App(), drain_seconds=0.3) as served, served.client(receive_buffer_bytes=4096) as client:
+        await client.send(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        if path != b"/gone":
+            await client.head()
+        await trio.sleep(0.2)
+        assert 0.2 < await served.shut_down() < 1.0
+
+
+async def test_a_request_that_was_begun_before_the_stop_is_served_without_keeping_the_connection() -> None:
+    async with serving(App(), drain_seconds=3) as served, served.client() as client:
+        await client.send(b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\n\r\nab")
+        await trio.sleep(0.1)
+        served.stop.set()
+        await trio.sleep(0.1)
+        await client.send(b"cd")
+        assert (await client.answer()).body == b"abcd"
+        assert await client.rest() == b""
+        assert await served.shut_down() < 0.5
+
+
+async def test_an_application_that_fails_answers_500_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a bug")
+
+    async with serving(broken) as served, served.client() as client:
+        await client.send(PING)
+        assert (await client.answer()).status == 500
+    assert any(r.exc_info and "a bug" in str(r.exc_info[1]) for r in caplog.records)
+    caplog.clear()
+
+
+async def test_an_address_in_use_is_refused_with_a_way_out() -> None:
+    from covey.errors import CallError
+    from covey.http.server import HttpConfig, Listener
+
+    async with serving(App()) as served:
+        second: Any = Listener(HttpConfig(listen=f"127.0.0.1:{served.port}"), served.metrics)
+        with pytest.raises(CallError, match="is in use") as caught:
+            await second.serve(App(), stop=trio.Event(), drain_until=trio.current_time)
+        assert caught.value.code == "conflict"
