@@ -22,7 +22,17 @@ OPS_MAX = 1024
 NO_HASH = bytes(32)
 """The `prev_hash` of a feed's first entry, whose `seq` is 1."""
 
-Flaw = Literal["malformed", "too_large", "unknown_op", "wrong_kind", "wrong_network", "broken_chain", "bad_signature"]
+Flaw = Literal[
+    "malformed",
+    "too_large",
+    "unknown_op",
+    "wrong_kind",
+    "wrong_network",
+    "broken_chain",
+    "bad_signature",
+    "not_an_author",
+    "equivocation",
+]
 
 _FEED = re.compile(r"(members|keys|secret)/(12D3KooW[1-9A-HJ-NP-Za-km-z]{44})/([0-9a-f]{16})")
 _TAGS: dict[Kind, frozenset[str]] = {

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 
 from covey.store.kv import Batch, KeyValues, Reader, StoreError
+from covey.store.pulse import Pulse
 from covey.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,9 @@ def _merge(
 class Store:
     """The node's store: reads at once, writes through the one writer. Made by `open_store`."""
 
-    def __init__(self, kv: KeyValues, requests: trio.MemorySendChannel[_Request[Any]]) -> None:
+    def __init__(self, kv: KeyValues, requests: trio.MemorySendChannel[_Request[Any]], commits: Pulse) -> None:
+        self.commits = commits
+        """Beats after every durable batch."""
         self._kv = kv
         self._requests = requests
 
@@ -200,11 +203,12 @@ async def open_store(kv: KeyValues, metrics: Metrics) -> AsyncGenerator[Store, N
         metrics: counts the batches and the writes they held.
     """
     send, receive = trio.open_memory_channel[_Request[Any]](QUEUE_MAX)
+    commits = Pulse()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_Writer(kv, metrics, receive).run, name="store writer")
+            nursery.start_soon(_Writer(kv, metrics, receive, commits).run, name="store writer")
             try:
-                yield Store(kv, send)
+                yield Store(kv, send, commits)
             finally:
                 # Closing leaves what is queued to the writer, which is shielded and ends when it has written it.
                 send.close()
@@ -215,10 +219,13 @@ async def open_store(kv: KeyValues, metrics: Metrics) -> AsyncGenerator[Store, N
 class _Writer:
     """The one task that writes."""
 
-    def __init__(self, kv: KeyValues, metrics: Metrics, requests: trio.MemoryReceiveChannel[_Request[Any]]) -> None:
+    def __init__(
+        self, kv: KeyValues, metrics: Metrics, requests: trio.MemoryReceiveChannel[_Request[Any]], commits: Pulse
+    ) -> None:
         self._kv = kv
         self._metrics = metrics
         self._requests = requests
+        self._commits = commits
         self._thread = trio.CapacityLimiter(1)  # never behind the threads of others
 
     async def run(self) -> None:
@@ -274,3 +281,5 @@ class _Writer:
         for request in planned:
             request.error = failure
             request.done.set()
+        if overlay.changes and failure is None:
+            self._commits.beat()
