@@ -1,6 +1,6 @@
 """What a role is, and what it is given."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +11,13 @@ import trio
 
 from covey.backends.base import Plugged
 from covey.bus.bus import BusHandle
+from covey.contracts.joining import JoinAnswer, JoinRequest
+from covey.errors import CallError
 from covey.http.router import Router
 from covey.store.identity import Identity
 from covey.store.writer import Store
 from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
 
 
 class Clock(Protocol):
@@ -47,6 +50,41 @@ class Lifecycle:
     """Why `/readyz` says no, by part: a role that is open but cannot do its work yet (a model still loading)."""
 
 
+Welcomer = Callable[[PeerId, JoinRequest], Awaitable[JoinAnswer]]
+"""Answers a machine that wants to become a member; the peer id is the one that the transport has proved."""
+
+
+class ClusterDoor(Protocol):
+    """What a role may ask of the node's links to other machines."""
+
+    async def open(self) -> tuple[str, ...]:
+        """Listen for other machines, from now on and after every restart; returns the announced addresses."""
+        ...
+
+    def serve_joins(self, welcome: Welcomer) -> None:
+        """Who answers machines that are not members yet; only an auth role does."""
+        ...
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Where members were last reached, by peer id, this node included."""
+        ...
+
+
+class Alone:
+    """The door of a node that cannot have a cluster, as in tests of a single role."""
+
+    async def open(self) -> tuple[str, ...]:
+        """Always refuses."""
+        raise CallError("unsupported", "This node cannot be linked to others.")
+
+    def serve_joins(self, welcome: Welcomer) -> None:
+        """Nobody will ever ask."""
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Everything a role may touch. Nobody asks whether it runs alone or in a cluster."""
@@ -65,6 +103,7 @@ class Parts:
     """The folder that holds `templates/` and `static/`."""
     backends: tuple[Plugged, ...]
     """The back ends that the configuration names, with their settings."""
+    cluster: ClusterDoor = field(default_factory=Alone)
 
 
 OpenRole = Callable[[Any, Parts], AbstractAsyncContextManager[None]]
