@@ -1,0 +1,36 @@
+"""How a verb reaches the running node."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from covey.cli.verbs import Settings
+
+if TYPE_CHECKING:
+    from covey.client import Client
+
+T = TypeVar("T")
+
+
+def ask_node(settings: Settings, work: Callable[["Client"], Awaitable[T]]) -> T:
+    """Connect to the node of the data folder, do some work with it, and leave.
+
+    Raises:
+        CallError: `unreachable` where no node runs there; whatever the work raises.
+    """
+    import trio
+
+    from covey.telemetry import logs
+
+    logs.configure(
+        level="debug" if settings.verbose else "error", style="text", tracebacks=settings.verbose, stream=None
+    )
+    return trio.run(partial(_ask, settings.folder, work))
+
+
+async def _ask(folder: Path, work: Callable[["Client"], Awaitable[T]]) -> T:
+    from covey.control import connect
+
+    async with connect(folder) as client:
+        return await work(client)

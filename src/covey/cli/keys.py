@@ -1,0 +1,114 @@
+"""`covey keys`: API keys."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from covey.cli.asking import ask_node
+from covey.cli.output import moment, print_json, print_table
+from covey.cli.values import duration
+from covey.cli.verbs import Settings, Verbs, json_option
+
+if TYPE_CHECKING:
+    from covey.contracts.auth import KeyInfo
+
+
+@click.group("keys", cls=Verbs)
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.option("--user", required=True, metavar="NAME", help="Whose key it is.")
+@click.option("--label", default="", metavar="L", help="What it is for.")
+@click.option("--model", "models", multiple=True, metavar="M", help="Only this model; give it once for each. [all]")
+@click.option("--expires", type=duration, metavar="TIME", help="30d, 12h, 45m. [never]")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="[no limit]")
+@click.option("--admin", is_flag=True, help="May act for an administrator as such.")
+@json_option
+@click.pass_obj
+def create(
+    settings: Settings,
+    *,
+    user: str,
+    label: str,
+    models: tuple[str, ...],
+    expires: int | None,
+    requests_per_minute: int | None,
+    admin: bool,
+    as_json: bool,
+) -> None:
+    """Make a key. It is printed once, alone on standard output."""
+    from covey.contracts.auth import CREATE_KEY, Actor, CreateKey, KeyLimits
+
+    request = CreateKey(
+        Actor(),
+        user=user,
+        label=label,
+        models=models,
+        expires_seconds=expires,
+        limits=KeyLimits(requests_per_minute=requests_per_minute),
+        admin=admin,
+    )
+    made = ask_node(settings, lambda client: client.bus.call(CREATE_KEY, request))
+    if as_json:
+        print_json(made)
+        return
+    click.echo(made.key)
+    click.echo(f"Keep it: it is shown only this once. To revoke it: covey keys revoke {made.id}", err=True)
+
+
+@keys.command("list")
+@click.option("--user", metavar="NAME", help="Only theirs.")
+@json_option
+@click.pass_obj
+def list_(settings: Settings, *, user: str | None, as_json: bool) -> None:
+    """List the keys, newest first."""
+    from covey.contracts.auth import LIST_KEYS, Actor, ListKeys
+
+    request = ListKeys(Actor(), everyone=True)
+    found = ask_node(settings, lambda client: client.bus.call(LIST_KEYS, request)).keys
+    chosen = [one for one in found if user is None or user in (one.owner_name, one.owner)]
+    if as_json:
+        print_json(chosen)
+        return
+    print_table(
+        ["id", "owner", "label", "state", "expires", "last used", "may"],
+        [
+            (
+                one.id,
+                one.owner_name,
+                one.label,
+                one.state.replace("_", " "),
+                moment(one.expires_at),
+                moment(one.last_used_at),
+                _scope(one),
+            )
+            for one in chosen
+        ],
+        empty=f"{user} has no keys." if user else "There are no keys yet. Make one: covey keys create --user NAME",
+    )
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+@json_option
+@click.pass_obj
+def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
+    """Revoke a key, for ever."""
+    from covey.contracts.auth import REVOKE_KEY, Actor, RevokeKey
+
+    info = ask_node(settings, lambda client: client.bus.call(REVOKE_KEY, RevokeKey(Actor(), key_id)))
+    if as_json:
+        print_json(info)
+        return
+    click.echo(f"The key {info.id} of {info.owner_name} no longer works.")
+
+
+def _scope(key: "KeyInfo") -> str:
+    parts = [", ".join(key.models) or "all models"]
+    if key.limits.requests_per_minute is not None:
+        parts.append(f"{key.limits.requests_per_minute}/min")
+    if key.admin:
+        parts.append("administer")
+    return "; ".join(parts)

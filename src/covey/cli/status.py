@@ -1,0 +1,68 @@
+"""`covey status`: the node, its roles and its models."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from covey.cli.asking import ask_node
+from covey.cli.output import print_json, print_pairs, size, span
+from covey.cli.verbs import Settings, json_option, verb
+
+if TYPE_CHECKING:
+    from covey.client import Client
+    from covey.contracts.cluster import NodeStatus
+    from covey.contracts.gateway import ModelSummary
+
+
+@verb("status")
+@json_option
+@click.pass_obj
+def status(settings: Settings, *, as_json: bool) -> None:
+    """Show the running node: roles, addresses, models, memory."""
+    node, models = ask_node(settings, _status)
+    if as_json:
+        print_json(_as_json(node, models))
+        return
+    state = "stopping" if node.draining else f"running for {span(node.uptime_seconds)}"
+    print_pairs(
+        [
+            ("node", f"{node.name} ({state})"),
+            ("peer id", node.peer_id),
+            ("roles", ", ".join(node.roles)),
+            ("address", "\n".join(node.urls) or "none"),
+            ("models", "\n".join(_model_line(model) for model in models) or "none"),
+            ("memory", size(node.memory_bytes)),
+            ("version", f"Covey {node.version}, Python {node.python}"),
+        ]
+    )
+
+
+async def _status(client: "Client") -> "tuple[NodeStatus, tuple[ModelSummary, ...]]":
+    from covey.cli.models import list_models
+    from covey.contracts.cluster import NODE_STATUS
+    from covey.contracts.method import Nothing
+
+    node = await client.bus.call(NODE_STATUS, Nothing())
+    return node, await list_models(client, node.name)
+
+
+def _as_json(node: "NodeStatus", models: "tuple[ModelSummary, ...]") -> dict[str, Any]:
+    return {
+        "node": node.name,
+        "peer_id": node.peer_id,
+        "network_id": node.network_id,
+        "roles": node.roles,
+        "urls": node.urls,
+        "models": models,
+        "versions": {"covey": node.version, "python": node.python},
+        "memory_bytes": node.memory_bytes,
+        "started_at": node.started_at,
+        "uptime_seconds": round(node.uptime_seconds, 3),
+        "draining": node.draining,
+    }
+
+
+def _model_line(model: "ModelSummary") -> str:
+    progress = "" if model.progress is None or model.state != "loading" else f" {model.progress:.0%}"
+    detail = f": {model.detail}" if model.detail else ""
+    return f"{model.name} ({model.state.replace('_', ' ')}{progress}{detail})"

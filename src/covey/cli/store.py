@@ -1,0 +1,104 @@
+"""`covey store`: look after the data folder of a node that is not running."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from covey.cli.output import moment, print_json
+from covey.cli.values import read_secret
+from covey.cli.verbs import Settings, Verbs, json_option
+from covey.errors import CallError
+
+if TYPE_CHECKING:
+    from covey.store.checking import CheckReport
+
+passphrase_option = click.option(
+    "--passphrase-file", metavar="FILE", help="Holds the passphrase in its only line; - is standard input."
+)
+
+
+@click.group("store", cls=Verbs)
+def store() -> None:
+    """Check, back up, restore or repair a data folder."""
+
+
+@store.command("check")
+@json_option
+@click.pass_obj
+def check(settings: Settings, *, as_json: bool) -> None:
+    """Check every record and signature. Exit code 1 where something is wrong."""
+    from covey.store import maintenance
+
+    report = maintenance.check(settings.folder)
+    if as_json:
+        print_json(report)
+    else:
+        _describe(report, settings.folder)
+    if report.problems:
+        raise CallError("storage", f"The store has {len(report.problems)} problems. Try: covey store repair")
+
+
+@store.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@passphrase_option
+@json_option
+@click.pass_obj
+def backup(settings: Settings, file: Path, *, passphrase_file: str | None, as_json: bool) -> None:
+    """Write everything, this node's key included, into one encrypted FILE."""
+    from covey.store import maintenance
+
+    passphrase = read_secret("passphrase", passphrase_file, "--passphrase-file", confirm=True)
+    records = maintenance.backup(settings.folder, file, passphrase, now=time.time())
+    if as_json:
+        print_json({"file": str(file), "records": records})
+        return
+    click.echo(f"{file} holds {records} records and this node's key. Without its passphrase it is worth nothing.")
+
+
+@store.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@passphrase_option
+@json_option
+@click.pass_obj
+def restore(settings: Settings, file: Path, *, passphrase_file: str | None, as_json: bool) -> None:
+    """Make a data folder, which must be empty, out of a backup."""
+    from covey.store import maintenance
+
+    passphrase = read_secret("passphrase", passphrase_file, "--passphrase-file", confirm=False)
+    report = maintenance.restore(file, settings.folder, passphrase)
+    if as_json:
+        print_json(report)
+        return
+    _describe(report, settings.folder)
+    click.echo(f"Restored at {moment(int(time.time()))}. Start it with: covey up")
+
+
+@store.command("repair")
+@json_option
+@click.pass_obj
+def repair(settings: Settings, *, as_json: bool) -> None:
+    """Save what can be saved of a damaged store. Copy the folder first, if there is room."""
+    from covey.store import maintenance
+
+    report = maintenance.repair(settings.folder, now=time.time())
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"{report.set_aside} records set aside, {report.repeated} operations said again.")
+        _describe(report.check, settings.folder)
+    if report.check.problems:
+        raise CallError("storage", "Problems remain: restore a backup with: covey store restore FILE")
+
+
+def _describe(report: "CheckReport", folder: Path) -> None:
+    from covey.cli.output import plain
+
+    for problem in report.problems:
+        click.echo(f"- {plain(problem)}")
+    verdict = "sound" if not report.problems else "damaged"
+    click.echo(
+        f"The store in {folder} is {verdict}: {report.records} records, {report.feeds} feeds, "
+        f"{report.entries} entries, {report.rows} rows."
+    )

@@ -1,0 +1,147 @@
+"""`covey users`: the people who may use the network."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from covey.cli.asking import ask_node
+from covey.cli.output import moment, print_json, print_table
+from covey.cli.values import duration, read_secret
+from covey.cli.verbs import Settings, Verbs, json_option
+
+if TYPE_CHECKING:
+    from covey.client import Client
+    from covey.contracts.auth import Account
+
+password_option = click.option(
+    "--password-file", metavar="FILE", help="Holds the password in its only line; - is standard input."
+)
+
+
+@click.group("users", cls=Verbs)
+def users() -> None:
+    """Add, invite, list, approve and disable people."""
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="May do everything.")
+@password_option
+@json_option
+@click.pass_obj
+def add(settings: Settings, name: str, *, admin: bool, password_file: str | None, as_json: bool) -> None:
+    """Make an account. Without --password-file the password is asked for."""
+    from covey.contracts.auth import ADD_USER, Actor, AddUser
+
+    password = read_secret("password", password_file, "--password-file", confirm=True)
+    request = AddUser(Actor(), name, password, role="admin" if admin else "user")
+    account = ask_node(settings, lambda client: client.bus.call(ADD_USER, request))
+    _say(account, f"{account.name} may log in now{' and is an administrator' if admin else ''}.", as_json=as_json)
+
+
+@users.command("list")
+@json_option
+@click.pass_obj
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """List everybody."""
+    from covey.contracts.auth import LIST_USERS, Actor, ListUsers
+
+    found = ask_node(settings, lambda client: client.bus.call(LIST_USERS, ListUsers(Actor()))).accounts
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["name", "role", "state", "since", "id"],
+        [(one.name, one.role, one.state, moment(one.created_at), one.id) for one in found],
+        empty="There is nobody yet. Make the first administrator: covey users add NAME --admin",
+    )
+
+
+@users.command("approve")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def approve(settings: Settings, name: str, *, as_json: bool) -> None:
+    """Let somebody in who registered and waits."""
+    _set_standing(settings, name, "is approved and may log in now", active=True, as_json=as_json)
+
+
+@users.command("enable")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def enable(settings: Settings, name: str, *, as_json: bool) -> None:
+    """Let somebody in again; their keys work again too."""
+    _set_standing(settings, name, "may log in again", active=True, as_json=as_json)
+
+
+@users.command("disable")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def disable(settings: Settings, name: str, *, as_json: bool) -> None:
+    """Keep somebody out.
+
+    Their sessions end and their keys stop working.
+    """
+    _set_standing(settings, name, "is disabled; their keys no longer work", active=False, as_json=as_json)
+
+
+@users.command("passwd")
+@click.argument("name")
+@password_option
+@json_option
+@click.pass_obj
+def passwd(settings: Settings, name: str, *, password_file: str | None, as_json: bool) -> None:
+    """Set somebody's password; every session of theirs ends."""
+    from covey.contracts.auth import RESET_PASSWORD, Actor, ResetPassword
+
+    password = read_secret("new password", password_file, "--password-file", confirm=True)
+    request = ResetPassword(Actor(), name, password)
+    account = ask_node(settings, lambda client: client.bus.call(RESET_PASSWORD, request))
+    _say(account, f"{account.name} has a new password, and is logged out everywhere.", as_json=as_json)
+
+
+@users.command("invite")
+@click.option("--admin", is_flag=True, help="Whoever uses the link becomes an administrator.")
+@click.option("--expires", type=duration, default="7d", show_default=True, metavar="TIME", help="30d, 12h, 45m.")
+@click.option("--label", default="", help="A note to yourself.")
+@json_option
+@click.pass_obj
+def invite(settings: Settings, *, admin: bool, expires: int, label: str, as_json: bool) -> None:
+    """Make a link with which one person can register."""
+    from covey.contracts.auth import INVITE_PERSON, Actor, InvitePerson
+    from covey.contracts.cluster import NODE_STATUS
+    from covey.contracts.method import Nothing
+
+    request = InvitePerson(Actor(), "admin" if admin else "user", label, expires)
+
+    async def work(client: "Client") -> tuple[str, str, int]:
+        invitation = await client.bus.call(INVITE_PERSON, request)
+        urls = (await client.bus.call(NODE_STATUS, Nothing())).urls
+        return urls[0] if urls else "", invitation.secret, invitation.expires_at
+
+    address, secret, expires_at = ask_node(settings, work)
+    link = f"{address}/register#{secret}"
+    if as_json:
+        print_json({"link": link, "secret": secret, "expires_at": expires_at})
+        return
+    click.echo(link)
+    click.echo(f"The link works once, until {moment(expires_at)}.", err=True)
+    if not address:
+        click.echo("This node has no dashboard: put the address of one that has in front.", err=True)
+
+
+def _set_standing(settings: Settings, name: str, outcome: str, *, active: bool, as_json: bool) -> None:
+    from covey.contracts.auth import SET_STANDING, Actor, SetStanding
+
+    request = SetStanding(Actor(), name, active)
+    account = ask_node(settings, lambda client: client.bus.call(SET_STANDING, request))
+    _say(account, f"{account.name} {outcome}.", as_json=as_json)
+
+
+def _say(account: "Account", sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(account)
+    else:
+        click.echo(sentence)
