@@ -8,7 +8,7 @@ import msgspec
 
 from covey.errors import CallError
 from covey.store.entries import KINDS, NO_HEAD, EntryError, FeedId, Head, Sealed, check_place, check_signature, unseal
-from covey.store.feed_log import GENESIS_KEY, apply_entry, entry_key, read_heads
+from covey.store.feed_log import GENESIS_KEY, apply_entry, entry_key, lost_key, read_heads
 from covey.store.genesis import network_hash, read_genesis
 from covey.store.kv import Reader
 from covey.store.membership import AUTHOR_ROLE
@@ -135,7 +135,7 @@ def _check_heads(reader: Reader, heads: dict[str, Head]) -> Iterator[str]:
         if real != said:
             yield f"The head of {feed} says entry {said.seq}; what can be verified ends at entry {real.seq}."
         for other, seq in real.deps.items():
-            if heads.get(other, NO_HEAD).seq < seq:
+            if max(heads.get(other, NO_HEAD).seq, int(reader.get(lost_key(other)) or b"0")) < seq:
                 yield f"{feed} builds on entry {seq} of {other}, which is missing."
 
 

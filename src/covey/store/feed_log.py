@@ -31,6 +31,11 @@ def head_key(feed: str) -> bytes:
     return f"h/{feed}".encode()
 
 
+def lost_key(feed: str) -> bytes:
+    """Where `covey store repair` notes the last sequence number that a feed, now shorter, is known to have had."""
+    return f"x/{feed}/lost".encode()
+
+
 def read_head(reader: Reader, feed: str) -> Head:
     """The head of a feed; `NO_HEAD` for one that has no entry."""
     value = reader.get(head_key(feed))

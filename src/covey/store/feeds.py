@@ -7,7 +7,7 @@ signed entry per kind of feed. Entries, heads and rows go to the disk in one syn
 
 import heapq
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,13 +15,12 @@ from typing import Any, Protocol, get_args
 
 from covey.contracts.feeds import OPS, Admit, Kind, Op
 from covey.errors import CallError
-from covey.store.entries import KINDS, Entry, FeedId, Sealed, new_deps, seal
+from covey.store.entries import KINDS, NO_HEAD, Entry, FeedId, Head, Sealed, new_deps, seal
 from covey.store.feed_log import (
     CLOCK_KEY,
     GENESIS_KEY,
     INCARNATION_KEY,
     read_entries,
-    read_head,
     read_heads,
     rebuild_view,
     record,
@@ -63,14 +62,12 @@ class Author:
         identity: who signs.
         genesis: the network's, as stored.
         incarnation: of this node's feeds.
-        known: the feeds that the store holds.
     """
 
-    def __init__(self, identity: Identity, genesis: bytes, incarnation: str, known: Iterable[str]) -> None:
+    def __init__(self, identity: Identity, genesis: bytes, incarnation: str) -> None:
         self._identity = identity
         self._founder = read_genesis(genesis).founder
         self._incarnation = incarnation
-        self._known = set(known) | {self.own(kind) for kind in KINDS}
         self.net = network_hash(genesis)
 
     def own(self, kind: Kind) -> str:
@@ -100,20 +97,19 @@ class Author:
 
     def _write_entry(self, overlay: Overlay, kind: Kind, ops: tuple[Op, ...], now: float) -> int:
         feed = self.own(kind)
-        head = read_head(overlay, feed)
-        clock = tick(int.from_bytes(overlay.get(CLOCK_KEY) or b""), now)
-        others = {
-            other: read_head(overlay, other).seq
-            for other in self._known
-            if other != feed and other.partition("/")[0] in DEPENDS_ON[kind]
-        }
+        heads: dict[str, Head] = {}
+        for other in DEPENDS_ON[kind]:
+            heads |= read_heads(overlay, f"{other}/")
+        head = heads.pop(feed, NO_HEAD)
+        seen = max((other.clock for other in heads.values()), default=0)
+        clock = tick(int.from_bytes(overlay.get(CLOCK_KEY) or b""), now, seen)
         entry = Entry(
             net=self.net,
             feed=feed,
             seq=head.seq + 1,
             prev_hash=head.hash,
             clock=clock,
-            deps=new_deps(others, head.deps),
+            deps=new_deps({other: theirs.seq for other, theirs in heads.items()}, head.deps),
             ops=ops,
         )
         record(overlay, seal(self._identity, entry), head)
@@ -193,7 +189,7 @@ async def open_feeds(
         StoreError: `newer_format`: a newer Covey wrote these feeds; or the disk refused.
     """
     opened = await store.commit(lambda reader: _open(reader, identity, clock.now(), may_found=found))
-    author = Author(identity, opened.genesis, opened.incarnation, read_heads(store.reader))
+    author = Author(identity, opened.genesis, opened.incarnation)
     feeds = Feeds(store, author, clock, opened.recovery_key)
 
     def admit_self(view: View) -> Sequence[Op]:

@@ -7,9 +7,21 @@ clock that its author had seen (Kulkarni et al., "Logical Physical Clocks", 2014
 COUNTER_BITS = 16
 
 
-def tick(last: int, now: float) -> int:
-    """The next clock: that of `now` (Unix seconds) where time has moved on, else one more than the last seen."""
-    return max(int(now * 1000) << COUNTER_BITS, last + 1)
+AHEAD_SECONDS_MAX = 3600
+"""Clocks of others that are further ahead than this are not followed: one liar would drag everybody along."""
+
+
+def tick(last: int, now: float, seen: int = 0) -> int:
+    """The next clock: that of `now` where time has moved on, else one more than the highest known.
+
+    Args:
+        last: this node's own last one, which is always passed.
+        now: Unix seconds.
+        seen: the highest of others', which is passed unless it is out of all reason.
+    """
+    if seen >> COUNTER_BITS > (now + AHEAD_SECONDS_MAX) * 1000:
+        seen = 0
+    return max(int(now * 1000) << COUNTER_BITS, last + 1, seen + 1)
 
 
 def wall_seconds(clock: int) -> float:

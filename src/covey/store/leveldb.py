@@ -226,7 +226,9 @@ def repair_leveldb(folder: Path) -> None:
     if not path.is_dir():
         raise CallError("not_found", f"There is no store in {folder}: name the right folder with --data.")
     with closing(FolderLock(folder)):
-        _guarded(folder, lambda: _plyvel.repair_db(str(path), paranoid_checks=False))
+        # Without paranoid checks it would leave tables with bad blocks as they are. The log it reads without verifying
+        # checksums either way: what comes back may hold a flipped bit, and is to be checked.
+        _guarded(folder, lambda: _plyvel.repair_db(str(path), paranoid_checks=True))
 
 
 def _open_database(path: Path) -> Any:

@@ -18,7 +18,7 @@ from covey.contracts.feeds import Op
 from covey.errors import CallError
 from covey.store.backup import BackupFile, write_backup
 from covey.store.checking import Chain, CheckReport, chains, check_reader
-from covey.store.feed_log import CLOCK_KEY, GENESIS_KEY, INCARNATION_KEY, apply_entry, encode_head, head_key
+from covey.store.feed_log import CLOCK_KEY, GENESIS_KEY, INCARNATION_KEY, apply_entry, encode_head, head_key, lost_key
 from covey.store.feeds import Author, Decide
 from covey.store.files import sync_folder
 from covey.store.genesis import network_hash
@@ -27,7 +27,7 @@ from covey.store.kv import FORMAT, KeyValues, Reader, StoreError
 from covey.store.leveldb import HOLDER, open_leveldb, repair_leveldb
 from covey.store.memory import MemoryStore
 from covey.store.salvage import again
-from covey.store.view import TABLES, VIEW_KEY, VIEW_VERSION, View
+from covey.store.view import TABLES, VIEW_KEY, VIEW_VERSION, View, is_row
 from covey.store.writer import Overlay
 
 _OPS_PER_ENTRY = 16
@@ -178,7 +178,7 @@ def repair(folder: Path, *, now: float) -> RepairReport:
 def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chain], now: float) -> int:
     """Put heads, rows and this node's feeds in order, in one batch; how many operations were said again."""
     known = Overlay(MemoryStore())
-    known.put(list(kv.scan(b"v/")))
+    known.put([pair for pair in kv.scan(b"v/") if is_row(*pair)])
     fresh = Overlay(kv)
     clock = int.from_bytes(kv.get(CLOCK_KEY) or b"")
     for prefix in (b"v/", b"h/"):
@@ -194,6 +194,7 @@ def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chai
             fresh.put([(b"x/" + key[2:], kv.get(key)), (key, None)])
         if chain.sound:
             fresh.put([(head_key(chain.feed), encode_head(chain.head))])
+    fresh.put([(lost_key(feed), str(seq).encode()) for feed, seq in _lost(found).items()])
     incarnation = secrets.token_hex(8)
     fresh.put(
         [
@@ -204,7 +205,7 @@ def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chai
     )
     heads = {chain.feed: chain.head.seq for chain in found if chain.sound}
     operations = _missing(known, fresh, heads)
-    author = Author(identity, genesis, incarnation, heads)
+    author = Author(identity, genesis, incarnation)
     pending = iter(operations)
     while said := tuple(islice(pending, _OPS_PER_ENTRY)):
         changes, _ = author.plan(fresh, _saying(said), now)
@@ -215,6 +216,16 @@ def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chai
 
 def _saying(operations: Sequence[Op]) -> Decide:
     return lambda _: operations
+
+
+def _lost(found: list[Chain]) -> dict[str, int]:
+    """The feeds that other entries show to have been longer than they are now, with how long."""
+    there = {chain.feed: chain.head.seq for chain in found}
+    named: dict[str, int] = {}
+    for chain in found:
+        for feed, seq in chain.head.deps.items():
+            named[feed] = max(seq, named.get(feed, 0))
+    return {feed: seq for feed, seq in named.items() if seq > there.get(feed, 0)}
 
 
 def _missing(known: Reader, fresh: Reader, heads: dict[str, int]) -> list[Op]:

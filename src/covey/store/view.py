@@ -73,6 +73,17 @@ def row_key(row: Row) -> bytes:
     return _PREFIXES[type(row)] + TABLES[type(row)].key(row).encode()
 
 
+def is_row(key: bytes, value: bytes) -> bool:
+    """Whether a stored pair is a row under its own key: one that a damaged disk gave back may not be."""
+    for row, prefix in _PREFIXES.items():
+        if key.startswith(prefix):
+            try:
+                return row_key(TABLES[row].decode(value)) == key
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                return False
+    return False
+
+
 class View:
     """The rows, as of now: a mere window on a reader, which costs nothing to make."""
 

@@ -6,6 +6,7 @@ the disk in one synced batch, in a thread, while the next plans queue up. Each c
 """
 
 import logging
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import trio
 
-from covey.store.kv import Batch, KeyValues, Reader, StoreError
+from covey.store.kv import Batch, KeyValues, Reader, StoreError, after_prefix
 from covey.store.pulse import Pulse
 from covey.telemetry.metrics import Metrics
 
@@ -49,6 +50,7 @@ class Overlay:
     def __init__(self, base: Reader) -> None:
         self._base = base
         self.changes: dict[bytes, bytes | None] = {}
+        self._sorted: list[bytes] = []
         self.bytes = 0
         """The size of the keys and values put in, those overwritten included."""
 
@@ -62,6 +64,8 @@ class Overlay:
     def put(self, batch: Batch) -> None:
         """Lay changes on top."""
         for key, value in batch:
+            if key not in self.changes:
+                insort(self._sorted, key)
             self.changes[key] = value
             self.bytes += len(key) + len(value or b"")
 
@@ -69,7 +73,7 @@ class Overlay:
         self, prefix: bytes, *, start: bytes | None = None, limit: int | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """See `Reader`."""
-        changed = {key: self.changes[key] for key in self.changes if _within(key, prefix, start, reverse=reverse)}
+        changed = {key: self.changes[key] for key in self._within(prefix, start, reverse=reverse)}
         if not changed:
             return self._base.scan(prefix, start=start, limit=limit, reverse=reverse)
         merged = _merge(changed, self._base.scan(prefix, start=start, reverse=reverse), reverse=reverse)
@@ -80,14 +84,18 @@ class Overlay:
         """See `Reader`."""
         with self._base.snapshot() as base:
             frozen = Overlay(base)
-            frozen.changes = dict(self.changes)
+            frozen.put(list(self.changes.items()))
             yield frozen
 
-
-def _within(key: bytes, prefix: bytes, start: bytes | None, *, reverse: bool) -> bool:
-    if not key.startswith(prefix):
-        return False
-    return start is None or (key <= start if reverse else key >= start)
+    def _within(self, prefix: bytes, start: bytes | None, *, reverse: bool) -> list[bytes]:
+        keys, end = self._sorted, after_prefix(prefix)
+        low = bisect_left(keys, prefix)
+        high = len(keys) if end is None else bisect_left(keys, end)
+        if start is not None and reverse:
+            high = min(high, bisect_right(keys, start))
+        elif start is not None:
+            low = max(low, bisect_left(keys, start))
+        return keys[low:high]
 
 
 def _merge(

@@ -1,0 +1,208 @@
+"""The view is a function of the set of entries: any order, any duplication, byte-identical rows.
+
+Mutations that these tests catch: `max` of epochs without the denying tie (`_owner_standing`), last-writer-wins for
+`revoked`, a name that goes to the latest claim, a field that its last *applied* writer keeps.
+"""
+
+from itertools import permutations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covey.contracts.auth import KeyLimits
+from covey.contracts.feeds import (
+    AccountApprove,
+    AccountCreate,
+    Admit,
+    InvitationCreate,
+    InvitationUse,
+    KeyCreate,
+    KeyRevoke,
+    Op,
+    OwnerStanding,
+    PasswordSet,
+    Remove,
+    Rename,
+    SessionEnd,
+    SessionStart,
+)
+from covey.store.entries import KINDS
+from covey.store.feeds import OP_KINDS
+from covey.store.memory import MemoryStore
+from covey.store.merge import _RULES, EntryMeta, apply
+from covey.store.rows import (
+    AccountRow,
+    InvitationRow,
+    KeyRow,
+    MemberRow,
+    NameRow,
+    SessionRow,
+    StandingRow,
+)
+from covey.store.view import View, encode_row, row_key
+from covey.store.writer import Overlay
+
+Said = tuple[EntryMeta, tuple[Op, ...]]
+
+_ids = st.sampled_from(["a", "b"])
+_names = st.sampled_from(["ann", "bob"])
+_numbers = st.integers(0, 3)
+_digests = st.sampled_from([b"\1" * 32, b"\2" * 32])
+_roles = st.sampled_from(["admin", "user"])
+_limits = st.builds(KeyLimits, requests_per_minute=st.none() | _numbers)
+_models = st.sampled_from([(), ("m",)])
+_made: dict[type, dict[str, st.SearchStrategy[object]]] = {
+    Admit: {"peer": _ids, "roles": st.sampled_from([("auth",), ("auth", "web")]), "name": _names, "by": _ids},
+    Remove: {"peer": _ids, "cutoffs": st.just({}), "by": _ids},
+    Rename: {"peer": _ids, "name": _names, "by": _ids},
+    KeyCreate: {
+        "id": _ids, "owner": _ids, "digest": _digests, "prefix": _names, "label": _names, "models": _models,
+        "limits": _limits, "created_at": _numbers, "expires_at": st.none() | _numbers, "by": _ids,
+    },
+    KeyRevoke: {"id": _ids, "by": _ids},
+    OwnerStanding: {"owner": _ids, "epoch": _numbers, "active": st.booleans(), "by": _ids},
+    AccountCreate: {
+        "id": _ids, "name": _names, "role": _roles, "pending": st.booleans(), "created_at": _numbers, "by": _ids,
+    },
+    AccountApprove: {"id": _ids, "by": _ids},
+    PasswordSet: {"id": _ids, "epoch": _numbers, "hash": _names, "by": _ids},
+    SessionStart: {
+        "digest": _digests, "account": _ids, "epoch": _numbers, "created_at": _numbers, "expires_at": _numbers,
+    },
+    SessionEnd: {"digest": _digests},
+    InvitationCreate: {
+        "id": _ids, "digest": _digests, "role": _roles, "label": _names, "created_at": _numbers,
+        "expires_at": _numbers, "by": _ids,
+    },
+    InvitationUse: {"id": _ids, "account": st.sampled_from(["", "a", "b"])},
+}  # fmt: skip
+OPS = st.one_of([st.builds(op, **fields) for op, fields in _made.items()])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Said]:
+    """Entries of three authors with equal, skewed and repeated clocks; a place in a feed is used once."""
+    said: list[Said] = []
+    for author in ("p", "q", "r"):
+        clock = 0
+        for seq in range(1, draw(st.integers(1, 5))):
+            clock += draw(st.integers(1, 3))
+            ops = tuple(draw(st.lists(OPS, min_size=1, max_size=3)))
+            said.append((EntryMeta(clock, f"keys/{author}/1", seq, f"{author}{seq}".encode().ljust(32)), ops))
+    return said
+
+
+def rows(said: list[Said]) -> dict[bytes, bytes | None]:
+    overlay = Overlay(MemoryStore())
+    for meta, ops in said:
+        for op in ops:
+            overlay.put([(row_key(row), encode_row(row)) for row in apply(View(overlay), meta, op)])
+    return overlay.changes
+
+
+def view(*ops: Op, clock: int = 1) -> View:
+    overlay = Overlay(MemoryStore())
+    meta = EntryMeta(clock, "keys/p/1", 1, b"h" * 32)
+    for op in ops:
+        overlay.put([(row_key(row), encode_row(row)) for row in apply(View(overlay), meta, op)])
+    return View(overlay)
+
+
+def test_every_operation_has_a_rule_and_is_drawn_here() -> None:
+    assert set(_RULES) == set(OP_KINDS) == set(_made)
+    assert {OP_KINDS[op] for op in _RULES} == set(KINDS)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), said=histories())
+def test_any_order_and_any_duplication_gives_the_same_bytes(data: st.DataObject, said: list[Said]) -> None:
+    expected = rows(said)
+    shuffled = data.draw(st.permutations(said))
+    again = data.draw(st.lists(st.sampled_from(said), max_size=5)) if said else []
+    assert rows([*shuffled, *again]) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), said=histories())
+def test_denials_never_come_undone(data: st.DataObject, said: list[Said]) -> None:
+    """Whatever comes later in the order of arrival, and however its clock is skewed."""
+    cut = data.draw(st.integers(0, len(said)))
+    shuffled = data.draw(st.permutations(said))
+    before, after = _denied(rows(shuffled[:cut])), _denied(rows(shuffled))
+    assert before <= after
+
+
+def _denied(changes: dict[bytes, bytes | None]) -> set[tuple[str, str]]:
+    overlay = Overlay(MemoryStore())
+    overlay.put(list(changes.items()))
+    seen = View(overlay)
+    return {
+        *(("key", row.id) for row in seen.all(KeyRow) if row.revoked),
+        *(("session", row.id) for row in seen.all(SessionRow) if row.ended),
+        *(("invitation", row.id) for row in seen.all(InvitationRow) if row.used_by),
+        *(("member", row.peer) for row in seen.all(MemberRow) if row.removed),
+    }
+
+
+def test_a_denial_may_come_before_what_it_denies() -> None:
+    create = KeyCreate("k", "o", b"d", "p", "l", (), KeyLimits(), 1, None, "o")
+    row = view(KeyRevoke("k", "x"), create).get(KeyRow, "k")
+    assert row == KeyRow(id="k", created=create, revoked=True)
+
+
+def test_the_highest_epoch_wins_and_the_denial_on_a_tie() -> None:
+    ops = (OwnerStanding("o", 2, True, "x"), OwnerStanding("o", 2, False, "x"), OwnerStanding("o", 1, True, "x"))
+    for order in permutations(ops):
+        assert view(*order).get(StandingRow, "o") == StandingRow(owner="o", epoch=2, active=False)
+    assert view(*ops, OwnerStanding("o", 3, True, "x")).get(StandingRow, "o") == StandingRow(
+        owner="o", epoch=3, active=True
+    )
+
+
+def test_the_lowest_clock_keeps_a_name() -> None:
+    def claim(account: str, clock: int, entry: bytes) -> Said:
+        create = AccountCreate(account, "ann", "user", False, 1, "x")
+        return EntryMeta(clock, f"secret/{account}/1", 1, entry), (create,)
+
+    first, second, third = claim("1", 5, b"b"), claim("2", 5, b"a"), claim("3", 6, b"0")
+    for order in permutations([first, second, third]):
+        overlay = Overlay(MemoryStore())
+        overlay.put(list(rows(list(order)).items()))
+        assert View(overlay).get(NameRow, "ann") == NameRow(name="ann", account="2", clock=5, entry=b"a")
+        assert [row.name for row in View(overlay).all(AccountRow)] == ["ann"] * 3  # the losers keep their accounts
+
+
+def test_an_older_rename_that_comes_late_changes_nothing() -> None:
+    late = (EntryMeta(1, "members/p/1", 1, b""), (Rename("p", "old", "x"),))
+    recent = (EntryMeta(2, "members/q/1", 1, b""), (Rename("p", "new", "x"),))
+    for order in ([late, recent], [recent, late]):
+        overlay = Overlay(MemoryStore())
+        overlay.put(list(rows(order).items()))
+        row = View(overlay).get(MemberRow, "p")
+        assert row is not None
+        assert row.name == "new"
+
+
+def test_the_rows_tell_what_pages_need() -> None:
+    create = AccountCreate("1", "ann", "admin", True, 1, "x")
+    waiting = view(create).get(AccountRow, "1")
+    assert waiting is not None
+    assert (waiting.name, waiting.role, waiting.pending) == ("ann", "admin", True)
+    approved = view(AccountApprove("1", "x"), create).get(AccountRow, "1")
+    assert approved is not None
+    assert not approved.pending
+    unknown = AccountRow(id="2")
+    assert (unknown.name, unknown.role, unknown.pending) == ("", "user", False)
+
+
+def test_an_invitation_used_by_nobody_is_used_all_the_same() -> None:
+    row = view(InvitationUse("i", "")).get(InvitationRow, "i")
+    assert row is not None
+    assert row.used_by
+
+
+def test_the_view_reads_by_prefix_and_hashes_by_kind() -> None:
+    seen = view(*(KeyRevoke(key, "x") for key in ("a1", "a2", "b1")))
+    assert [row.id for row in seen.all(KeyRow, "a")] == ["a1", "a2"]
+    assert [row.id for row in seen.all(KeyRow, start="a2", limit=1)] == ["a2"]
+    assert seen.hash("keys") != seen.hash("members") == view().hash("members")
