@@ -15,6 +15,8 @@ from covey.contracts.inference import MESSAGES_MAX, STOP_MAX, ChatRequest, Finis
 from covey.errors import CallError
 
 STOP_CHARS_MAX = 512
+MODEL_CHARS_MAX = 200
+CAUSE_CHARS_MAX = 200
 
 
 class _Part(msgspec.Struct):
@@ -26,6 +28,9 @@ class _Message(msgspec.Struct):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[_Part] | None = None
     name: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: dict[str, Any] | None = None
+    audio: dict[str, Any] | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -59,6 +64,8 @@ class _ChatCompletion(msgspec.Struct):
     functions: list[Any] | None = None
     response_format: _ResponseFormat | None = None
     modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
 
 
 class ChatCall(msgspec.Struct, frozen=True):
@@ -72,7 +79,7 @@ class ChatCall(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(_ChatCompletion)
 _encode = msgspec.json.Encoder().encode
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
+_RANGES: tuple[tuple[str, int, int], ...] = (
     ("temperature", 0, 2),
     ("top_p", 0, 1),
     ("min_p", 0, 1),
@@ -93,14 +100,14 @@ def parse_chat(body: bytes) -> ChatCall:
         CallError: `invalid` or `unsupported`, with `param` naming the field.
     """
     call = decode(body, _decoder)
+    if not 0 < len(call.model) <= MODEL_CHARS_MAX:
+        raise CallError("invalid", f"model must have 1 to {MODEL_CHARS_MAX} characters.", param="model")
     _check_ranges(call)
     _refuse_unsupported(call)
     if not call.messages:
         raise CallError("invalid", "messages must not be empty.", param="messages")
     if len(call.messages) > MESSAGES_MAX:
         raise CallError("invalid", f"messages holds more than {MESSAGES_MAX} messages.", param="messages")
-    if not call.model:
-        raise CallError("invalid", "model must not be empty.", param="model")
     chat = ChatRequest(
         model=call.model,
         messages=tuple(_message(message, index) for index, message in enumerate(call.messages)),
@@ -135,19 +142,28 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_ChatCompletion]) -> _Chat
         where = param or "The request body"
         raise CallError("invalid", f"{where} is of the wrong kind: {_plain(message)}.", param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        cause = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        cause = _cause(error) if body.strip() else "it is empty"
         raise CallError("invalid", f"The request body is not JSON that can be read: {cause}.") from error
 
 
+def _cause(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return _plain(str(error))
+
+
 def _plain(message: str) -> str:
-    return message.replace("`", "").replace("Expected", "expected").rstrip(".")
+    text = message.replace("`", "").rstrip(".")[:CAUSE_CHARS_MAX]
+    return text if text.startswith("JSON") else text[:1].lower() + text[1:]
 
 
 def _check_ranges(call: _ChatCompletion) -> None:
     for name, low, high in _RANGES:
         value = getattr(call, name)
         if value is not None and not low <= value <= high:  # NaN fails this too
-            raise CallError("invalid", f"{name} must be between {low:g} and {high:g}.", param=name)
+            raise CallError("invalid", f"{name} must be between {low} and {high}.", param=name)
 
 
 def _refuse_unsupported(call: _ChatCompletion) -> None:
@@ -160,6 +176,8 @@ def _refuse_unsupported(call: _ChatCompletion) -> None:
         "functions": bool(call.functions),
         "response_format": call.response_format is not None and call.response_format.type != "text",
         "modalities": bool(call.modalities) and call.modalities != ["text"],
+        "audio": bool(call.audio),
+        "web_search_options": call.web_search_options is not None,
     }
     for name, wanted in asked.items():
         if wanted:
@@ -168,13 +186,20 @@ def _refuse_unsupported(call: _ChatCompletion) -> None:
 
 def _message(message: _Message, index: int) -> Message:
     content = message.content
+    for name in ("tool_calls", "function_call", "audio"):
+        if getattr(message, name):
+            param = f"messages[{index}].{name}"
+            raise CallError("unsupported", f"{param} is not supported by this model yet.", param=param)
     if isinstance(content, list):
         for number, part in enumerate(content):
-            if part.type != "text" or part.text is None:
-                param = f"messages[{index}].content[{number}]"
+            param = f"messages[{index}].content[{number}]"
+            if part.type != "text":
+                kind = part.type[:CAUSE_CHARS_MAX]
                 raise CallError(
-                    "unsupported", f"{param}: parts of type {part.type!r} are not supported by this model.", param=param
+                    "unsupported", f"{param}: parts of type {kind!r} are not supported by this model.", param=param
                 )
+            if part.text is None:
+                raise CallError("invalid", f"{param}.text is required.", param=f"{param}.text")
         content = "".join(part.text or "" for part in content)
     if content is None and message.role != "assistant":
         param = f"messages[{index}].content"

@@ -64,7 +64,7 @@ def headers_of(error: CallError) -> list[tuple[bytes, bytes]]:
     headers: list[tuple[bytes, bytes]] = []
     if error.code == "unauthenticated":
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.retry_after_seconds is not None:
+    if error.retry_after_seconds is not None and math.isfinite(error.retry_after_seconds):  # it may come from afar
         seconds = max(error.retry_after_seconds, 0.001)
         headers.append((b"retry-after", str(math.ceil(seconds)).encode()))
         headers.append((b"retry-after-ms", str(math.ceil(seconds * 1000)).encode()))

@@ -1,6 +1,6 @@
 """Who may ask, and how often. One credential extractor for every path and every spelling."""
 
-import time
+import logging
 
 import trio
 
@@ -14,7 +14,11 @@ from covey.roles.base import Clock, Lifecycle
 from covey.roles.gateway.limits import Decision, RequestLimiter
 from covey.telemetry.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
 USED_KEYS_MAX = 10_000
+"""How many keys' use is remembered between two reports."""
+
 OPERATOR = Identity(key_id="operator", owner="operator", role="admin")
 """Who calls through the node's own door: an embedding program, or `covey chat` over the Unix socket."""
 
@@ -65,7 +69,7 @@ class Admission:
         if parsed is None:
             raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
         identity = await self._bus.call(VERIFY, VerifyKey(parsed.key_id, parsed.digest))
-        if len(self._used_at) < USED_KEYS_MAX:
+        if identity.key_id in self._used_at or len(self._used_at) < USED_KEYS_MAX:
             self._used_at[identity.key_id] = int(self._clock.now())
         return identity
 
@@ -83,7 +87,7 @@ class Admission:
         per_minute = identity.limits.requests_per_minute
         if per_minute is None:
             return None
-        return self._limiter.take(identity.key_id, per_minute, time.monotonic())
+        return self._limiter.take(identity.key_id, per_minute, trio.current_time())
 
     async def report_use(self, *, every_seconds: float) -> None:
         """Tell the auth role now and then which keys were used; runs until cancelled."""
@@ -96,10 +100,15 @@ class Admission:
         if not self._used_at:
             return
         batch, self._used_at = self._used_at, {}
+        told = False
         try:
             await self._bus.call(KEY_USED, KeyUsed(batch))
-        except CallError:
-            self._used_at = {**batch, **self._used_at}
+            told = True
+        except CallError as error:
+            log.info("The use of keys could not be reported; it is kept for the next time: %s", error)
+        finally:
+            if not told:  # cancelled, too
+                self._used_at = {**batch, **self._used_at}
 
 
 def refusal(decision: Decision) -> CallError:

@@ -101,7 +101,7 @@ class Completions:
         self._tally.in_flight += 1
         self._metrics.in_flight.set(self._tally.in_flight)
         try:
-            model = chat.model or await self._fleet.default_model()
+            model = chat.model or await self._fleet.default_model(identity.models)
             check_model(identity, model)
             peer = await self._fleet.place(model)
             label = model

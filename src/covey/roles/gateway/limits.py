@@ -4,6 +4,7 @@ One number per key instead of a list of times: the theoretical arrival time of t
 A key may burst up to its whole limit, and refills at limit/60 a second.
 """
 
+import math
 from dataclasses import dataclass
 
 KEYS_MAX = 100_000
@@ -31,9 +32,11 @@ class RequestLimiter:
 
         Args:
             key_id: whose.
-            per_minute: the limit, and the burst; at least 1.
+            per_minute: the limit, and the burst; below 1 nothing is allowed.
             now: monotonic seconds.
         """
+        if per_minute < 1:
+            return Decision(allowed=False, limit=0, remaining=0, reset_seconds=60.0, retry_after_seconds=60.0)
         interval = 60.0 / per_minute
         window = interval * per_minute
         arrival = max(self._arrivals.get(key_id, now), now)
@@ -65,10 +68,11 @@ class RequestLimiter:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes a reset: `12ms`, `1s`, `1m3s`."""
-    if seconds < 1:
-        return f"{max(int(seconds * 1000), 0)}ms"
-    whole = round(seconds)
+    """As OpenAI writes a reset: `12ms`, `1s`, `1m3s`. Rounded up: who waits that long has waited long enough."""
+    milliseconds = max(math.ceil(seconds * 1000 - 1e-6), 0)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    whole = math.ceil(milliseconds / 1000)
     minutes, rest = divmod(whole, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 

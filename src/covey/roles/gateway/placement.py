@@ -1,6 +1,7 @@
 """Which node runs a request: the least loaded that has the model. Prefix affinity and bounded loads come later."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -12,8 +13,14 @@ from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.transport.base import PeerId
 
+log = logging.getLogger(__name__)
+
 FRESH_SECONDS = 0.5
 """How old a view of the models may be. Asking costs microseconds in the process, half a millisecond over a link."""
+
+ASK_SECONDS_MAX = 1.0
+SILENT_SECONDS = 5.0
+"""How long a node that did not answer is left alone, where there are others."""
 
 _BEST_FIRST: tuple[ModelState, ...] = ("loaded", "remote", "loading", "on_disk", "failed")
 
@@ -72,7 +79,10 @@ class Fleet:
         self._bus = bus
         self._node_names = node_names
         self._views: dict[PeerId, tuple[ModelStatus, ...]] = {}
-        self._seen_at = float("-inf")
+        self._asked: tuple[PeerId, ...] = ()
+        self._asked_at = float("-inf")
+        self._asking = trio.Lock()
+        self._silent_until: dict[PeerId, float] = {}
         self._in_flight: dict[tuple[PeerId, str], int] = {}
 
     async def summaries(self) -> tuple[ModelSummary, ...]:
@@ -109,10 +119,14 @@ class Fleet:
             param="model",
         )
 
-    async def default_model(self) -> str:
-        """The model for a request that names none: the first that can answer."""
-        ready = [one for one in await self.summaries() if one.state in ("loaded", "remote", "on_disk")]
-        models = ready or list(await self.summaries())
+    async def default_model(self, allowed: Collection[str] = ()) -> str:
+        """The model for a request that names none: the first that can answer; of the `allowed` ones, if there are any.
+
+        Raises:
+            CallError: `not_found` (`model_not_found`).
+        """
+        models = [one for one in await self.summaries() if not allowed or one.name in allowed]
+        models = [one for one in models if one.state in ("loaded", "remote", "on_disk")] or models
         if not models:
             raise CallError(
                 "not_found", "There is no model yet. Fetch one with: covey models pull NAME", reason="model_not_found"
@@ -132,21 +146,34 @@ class Fleet:
             del self._in_flight[peer, model]
 
     async def _refresh(self) -> None:
-        now = trio.current_time()
-        peers = self._bus.serving(CHAT)
-        if now - self._seen_at < FRESH_SECONDS and set(peers) == set(self._views):
+        if self._is_fresh():
             return
+        async with self._asking:  # one asks for all that wait
+            if not self._is_fresh():
+                await self._ask(self._bus.serving(CHAT))
+
+    def _is_fresh(self) -> bool:
+        return trio.current_time() - self._asked_at < FRESH_SECONDS and self._bus.serving(CHAT) == self._asked
+
+    async def _ask(self, peers: tuple[PeerId, ...]) -> None:
+        now = trio.current_time()
+        self._silent_until = {
+            peer: until for peer, until in self._silent_until.items() if peer in peers and until > now
+        }
+        # A node that hangs costs a moment once in a while, not every request a moment.
+        talking = [peer for peer in peers if peer not in self._silent_until] or peers
         views: dict[PeerId, tuple[ModelStatus, ...]] = {}
 
         async def ask(peer: PeerId) -> None:
             try:
-                views[peer] = (await self._bus.call(MODELS, Nothing(), to=peer)).models
-            except CallError:
-                # It cannot be asked, so it cannot be given work; the next refresh tries again.
-                views.pop(peer, None)
+                views[peer] = (await self._bus.call(MODELS, Nothing(), to=peer, timeout_seconds=ASK_SECONDS_MAX)).models
+            except CallError as error:
+                # It cannot be asked, so it cannot be given work.
+                log.info("The node %s does not say which models it has: %s", peer, error)
+                self._silent_until[peer] = trio.current_time() + SILENT_SECONDS
 
         async with trio.open_nursery() as nursery:
-            for peer in peers:
+            for peer in talking:
                 nursery.start_soon(ask, peer)
         self._views = {peer: views[peer] for peer in peers if peer in views}
-        self._seen_at = now
+        self._asked, self._asked_at = peers, trio.current_time()

@@ -24,6 +24,8 @@ from covey.telemetry.logs import set_request_id
 log = logging.getLogger(__name__)
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _JSON = "application/json"
+SHOWN_CHARS_MAX = 200
+"""How much of what a client sent is shown back in an error."""
 
 
 class Exchange:
@@ -97,7 +99,7 @@ class Api:
         set_request_id(exchange.request_id)
         try:
             identity = await self._admission.identify(credential(scope))
-            handler = self._route(scope["method"], scope["path"])
+            handler = self._route(exchange)
             await handler(exchange, identity)
         except ClientGone:
             return
@@ -115,7 +117,8 @@ class Api:
             log.exception("The API failed.")
             await self._refuse(exchange, CallError("internal", "The gateway failed; its log says why."))
 
-    def _route(self, method: str, path: str) -> Handler:
+    def _route(self, exchange: Exchange) -> Handler:
+        method, path = exchange.scope["method"], exchange.scope["path"]
         routes: dict[str, Handler]
         if path == "/v1/chat/completions":
             routes = {"POST": self._chat}
@@ -124,8 +127,9 @@ class Api:
         elif path.startswith("/v1/models/"):
             routes = {"GET": self._model, "HEAD": self._model}
         else:
-            raise CallError("not_found", f"There is no {path} here.", reason="route_not_found")
+            raise CallError("not_found", f"There is no {path[:SHOWN_CHARS_MAX]} here.", reason="route_not_found")
         if method not in routes:
+            exchange.extra.append((b"allow", ", ".join(routes).encode()))
             raise CallError("invalid", f"{path} takes {' or '.join(routes)}.", reason="method_not_allowed")
         return routes[method]
 
@@ -153,7 +157,10 @@ class Api:
                 await exchange.answer(200, openai.model_one(model))
                 return
         raise CallError(
-            "not_found", f"The model {name!r} does not exist here.", reason="model_not_found", param="model"
+            "not_found",
+            f"The model {name[:SHOWN_CHARS_MAX]!r} does not exist here.",
+            reason="model_not_found",
+            param="model",
         )
 
     async def _chat(self, exchange: Exchange, identity: Identity) -> None:
@@ -165,22 +172,31 @@ class Api:
             exchange.receive, body_bytes_max=self._body_bytes_max, body_seconds_max=self._body_seconds_max
         )
         call = openai.parse_chat(body)
+        last = b""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_leave_with_client, exchange.receive, nursery.cancel_scope)
             async with self._completions.open(
                 identity, call.chat, route="/v1/chat/completions", started_at=exchange.started_at
             ) as completion:
                 if call.stream:
-                    await self._stream(exchange, completion, include_usage=call.include_usage)
+                    last = await self._stream(exchange, completion, include_usage=call.include_usage)
                 else:
-                    await self._whole(exchange, completion)
+                    last = await self._whole(completion)
             nursery.cancel_scope.cancel()
+        # Only now: the books are closed, and the end of this very answer cannot pass for the client's leaving.
+        if not last:
+            return  # the client has left
+        if call.stream:
+            await exchange.write(last, last=True)
+        else:
+            await exchange.answer(200, last)
 
-    async def _whole(self, exchange: Exchange, completion: Completion) -> None:
+    async def _whole(self, completion: Completion) -> bytes:
+        """Wait for the whole answer; returns its body."""
         pieces: list[str] = []
         while deltas := await completion.batch():
             pieces.extend(delta.text for delta in deltas)
-        body = openai.completion(
+        return openai.completion(
             _completion_id(),
             completion.model,
             int(time.time()),
@@ -188,9 +204,9 @@ class Api:
             completion.finish or "stop",
             completion.billed,
         )
-        await exchange.answer(200, body)
 
-    async def _stream(self, exchange: Exchange, completion: Completion, *, include_usage: bool) -> None:
+    async def _stream(self, exchange: Exchange, completion: Completion, *, include_usage: bool) -> bytes:
+        """Send the answer as it comes; returns what is left to send once it is complete."""
         chunks = openai.Chunks(_completion_id(), completion.model, int(time.time()), include_usage=include_usage)
         ahead = chunks.role()
         while True:
@@ -210,7 +226,7 @@ class Api:
         tail = chunks.finish(completion.finish or "stop")
         if include_usage:
             tail += chunks.usage(completion.billed)
-        await exchange.write(ahead + tail + sse.DONE, last=True)
+        return ahead + tail + sse.DONE
 
 
 def _completion_id() -> str:
