@@ -40,3 +40,31 @@ class NodeList(msgspec.Struct, frozen=True):
 NODES = Unary(
     "cluster.nodes", Nothing, NodeList, access=frozenset({"web", "operator"}), timeout_seconds=3, idempotent=True
 )
+
+
+class KnownAddresses(msgspec.Struct, frozen=True):
+    """Where members can be found, by peer id: the sender's own announced addresses, and what it has learnt. Hints."""
+
+    addresses: dict[str, tuple[str, ...]]
+
+
+EXCHANGE_ADDRESSES = Unary(
+    "cluster.exchange_addresses",
+    KnownAddresses,
+    KnownAddresses,
+    access=frozenset({"member"}),
+    timeout_seconds=5,
+    idempotent=True,
+)
+"""Peer exchange: each side tells the other where members are."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something that the other side's administrator should know, in one line."""
+
+    reason: str
+    message: str
+
+
+NOTICE = Unary("cluster.notice", Notice, Nothing, access=frozenset({"member"}), timeout_seconds=2, idempotent=True)
+"""Goes to the peer's log: that a copy of its identity was refused, for one."""

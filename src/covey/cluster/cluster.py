@@ -1,0 +1,309 @@
+"""The node's links to other machines: asleep until the first invite or join, then for good.
+
+libp2p is imported only when they wake: it costs 0.3 s and 47 MB, which a laptop on its own never pays.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+import msgspec
+import trio
+
+from covey.bus.background import open_background
+from covey.bus.bus import Bus
+from covey.bus.caller import Caller
+from covey.cluster.address_book import AddressBook
+from covey.cluster.following import follow_members
+from covey.cluster.joining import JoinDialer, answer_join, ask
+from covey.cluster.links import REMOVED, Host, LinkConfig, LinkInfo, Links
+from covey.cluster.membership import Membership
+from covey.contracts.cluster import EXCHANGE_ADDRESSES, NOTICE, KnownAddresses, Notice
+from covey.contracts.joining import JoinAnswer, JoinRequest
+from covey.contracts.method import Nothing
+from covey.errors import CallError
+from covey.store.identity import Identity
+from covey.store.writer import Store
+from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
+
+log = logging.getLogger(__name__)
+
+PORT_DEFAULT = 26840
+EXCHANGE_SECONDS = 30.0
+Welcomer = Callable[[PeerId, JoinRequest], Awaitable[JoinAnswer]]
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The table `[network]`. `listen` "": all interfaces, port 26840 or a free one that is kept; "none": dial only."""
+
+    listen: str = ""
+    announce: tuple[str, ...] = ()
+    discovery: bool = True
+    dial_seconds_max: float = 5.0
+    redial_seconds_min: float = 0.2
+    redial_seconds_max: float = 30.0
+    ping_seconds: float = 5.0
+    dead_seconds: float = 15.0
+
+    @property
+    def links(self) -> LinkConfig:
+        """What `Links` needs of it."""
+        return LinkConfig(
+            dial_seconds_max=self.dial_seconds_max,
+            redial_seconds_min=self.redial_seconds_min,
+            redial_seconds_max=self.redial_seconds_max,
+            ping_seconds=self.ping_seconds,
+            dead_seconds=self.dead_seconds,
+        )
+
+
+class ClusterHost(Host, JoinDialer, Protocol):
+    """What the cluster runs on."""
+
+
+class HostOpener(Protocol):
+    """Opens the host, with what it asks and whom it tells."""
+
+    def __call__(
+        self,
+        identity: Identity,
+        listen: str,
+        *,
+        network_id: str,
+        config: NetworkConfig,
+        is_member: Callable[[PeerId], bool],
+        on_rpc: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
+        on_join: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
+        on_hint: Callable[[PeerId, tuple[str, ...]], Awaitable[None]],
+    ) -> AbstractAsyncContextManager[ClusterHost]:
+        """`listen`: `host:port`, or "none"."""
+        ...
+
+
+class Cluster:
+    """The links, once they are awake. Implements `covey.roles.base.ClusterDoor`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        identity: Identity,
+        metrics: Metrics,
+        config: NetworkConfig,
+        open_host: HostOpener,
+    ) -> None:
+        self.membership = Membership(store)
+        self.book = AddressBook(store)
+        self.removed: str = ""
+        """Why this machine is no member any more; "" while it is one."""
+        self._bus = bus
+        self._store = store
+        self._identity = identity
+        self._metrics = metrics
+        self._config = config
+        self._open_host = open_host
+        self._local = store.local("cluster")
+        self._welcome: Welcomer | None = None
+        self._host: ClusterHost | None = None
+        self._links: Links | None = None
+        self._nursery: trio.Nursery | None = None
+        self._waking = trio.Lock()
+
+    # The door of roles
+
+    async def open(self) -> tuple[str, ...]:
+        """See `ClusterDoor.open`."""
+        await self.wake()
+        host = self._host
+        if host is None or not host.addresses:
+            raise CallError(
+                "conflict", 'This node only dials out ([network] listen = "none"): invite from one that listens.'
+            )
+        return host.addresses
+
+    def serve_joins(self, welcome: Welcomer) -> None:
+        """See `ClusterDoor.serve_joins`."""
+        self._welcome = welcome
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """See `ClusterDoor.addresses`."""
+        known = self.book.all()
+        if self._host is not None and self._host.addresses:
+            known[str(self._bus.me)] = self._host.addresses
+        return known
+
+    # Its life
+
+    @property
+    def awake(self) -> bool:
+        """Whether there are links to keep."""
+        return self._host is not None
+
+    def links(self) -> tuple[LinkInfo, ...]:
+        """Every link that is kept, up or down."""
+        return () if self._links is None else self._links.info()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Watch the membership until cancelled; wakes by itself where this node was in a cluster before."""
+        async with open_background() as nursery:
+            self._nursery = nursery
+            self._bus.serve(EXCHANGE_ADDRESSES, self._exchange)
+            self._bus.serve(NOTICE, self._notice)
+            nursery.start_soon(self.membership.watch)
+            if self._local.get(b"awake") or len(self.membership.rows()) > 1:
+                await self.wake()
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def wake(self) -> None:
+        """Listen and link, from now on and after every restart; waking twice is no error."""
+        async with self._waking:
+            if self._host is not None:
+                return
+            if self._nursery is None:
+                raise CallError("draining", "This node is stopping.")
+            await self._local.put(b"awake", b"1")
+            await self._nursery.start(self._run_host)
+
+    async def _run_host(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._open_any_port() as host:
+            self._host = host
+            await self._remember_port(host)
+            links = Links(self._bus, host, self.membership, self.book, self._config.links, refused=self._refused)
+            self._links = links
+            try:
+                async with open_background() as nursery:
+                    nursery.start_soon(links.run)
+                    nursery.start_soon(follow_members, self._bus.stamped("member"), self._store)
+                    nursery.start_soon(self._exchange_with_all)
+                    task_status.started()
+                    await trio.sleep_forever()
+            finally:
+                self._host = self._links = None
+
+    @asynccontextmanager
+    async def _open_any_port(self) -> AsyncGenerator[ClusterHost, None]:
+        """On the configured address; else the port it had before, else 26840, else a free one."""
+        kept = (self._local.get(b"port") or b"").decode()
+        tries = [self._config.listen] if self._config.listen else [f"0.0.0.0:{kept or PORT_DEFAULT}", "0.0.0.0:0"]
+        async with AsyncExitStack() as stack:
+            for listen in tries:
+                opening = self._open_host(
+                    self._identity,
+                    listen,
+                    network_id=self.membership.network_id,
+                    config=self._config,
+                    is_member=self.membership.is_member,
+                    on_rpc=self._on_rpc,
+                    on_join=self._on_join,
+                    on_hint=self._on_hint,
+                )
+                try:
+                    host = await stack.enter_async_context(opening)
+                except CallError as error:
+                    if error.code != "conflict" or listen == tries[-1]:
+                        raise
+                    log.info("%s Taking a free port.", error.message)
+                    continue
+                yield host
+                return
+
+    async def _remember_port(self, host: ClusterHost) -> None:
+        for address in host.addresses:
+            _, tcp, rest = address.partition("/tcp/")
+            if tcp and not self._config.listen:
+                await self._local.put(b"port", rest.partition("/")[0].encode())
+                return
+
+    # What the host tells
+
+    async def _on_rpc(self, peer: PeerId, stream: trio.abc.Stream) -> None:
+        if self._links is None:
+            await trio.aclose_forcefully(stream)
+            return
+        await self._links.accept(peer, stream)
+
+    async def _on_join(self, peer: PeerId, stream: trio.abc.Stream) -> None:
+        if self._welcome is None:
+            await trio.aclose_forcefully(stream)
+            return
+        await answer_join(peer, stream, self._welcome)
+
+    async def _on_hint(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if self.membership.is_member(peer) and peer != self._bus.me:
+            await self.book.learn({peer: addresses})
+
+    # Peer exchange and notices
+
+    async def _exchange_with_all(self) -> None:
+        """Tell each live peer where members are, when its link comes up and now and then."""
+        told: dict[PeerId, float] = {}
+        while True:
+            now = trio.current_time()
+            live = self._bus.directory.serving(EXCHANGE_ADDRESSES.name)
+            for peer in set(told) - set(live):
+                del told[peer]
+            for peer in live:
+                if now - told.get(peer, float("-inf")) >= EXCHANGE_SECONDS:
+                    told[peer] = now
+                    await self._exchange_with(peer)
+            await trio.sleep(0.5)
+
+    async def _exchange_with(self, peer: PeerId) -> None:
+        try:
+            answer = await self._bus.stamped("member").call(
+                EXCHANGE_ADDRESSES, KnownAddresses(self.addresses()), to=peer
+            )
+        except CallError as error:
+            log.debug("No addresses from %s: %s", peer, error)
+            return
+        await self._learn(answer)
+
+    async def _exchange(self, caller: Caller, request: KnownAddresses) -> KnownAddresses:
+        """Serve EXCHANGE_ADDRESSES."""
+        await self._learn(request)
+        return KnownAddresses(self.addresses())
+
+    async def _learn(self, known: KnownAddresses) -> None:
+        found = {PeerId(peer): addresses for peer, addresses in known.addresses.items()}
+        found.pop(self._bus.me, None)
+        await self.book.learn({peer: one for peer, one in found.items() if self.membership.is_member(peer)})
+
+    async def _notice(self, caller: Caller, request: Notice) -> Nothing:
+        """Serve NOTICE."""
+        log.error("The node %s says: %s", self.membership.name(caller.peer), request.message[:500])
+        return Nothing()
+
+    # Refusals
+
+    def _refused(self, peer: PeerId, error: CallError) -> None:
+        """A peer ended or refused a link; where that may be because this machine was removed, ask."""
+        if error.reason == REMOVED:
+            self._was_removed(error.message)
+        elif self._nursery is not None and not self.removed and "auth" in self._roles_of(peer):
+            self._nursery.start_soon(self._ask_standing, peer)
+
+    def _roles_of(self, peer: PeerId) -> tuple[str, ...]:
+        row = self.membership.get(peer)
+        return row.roles if row else ()
+
+    async def _ask_standing(self, peer: PeerId) -> None:
+        """Ask an auth node, by the one door that non-members have, whether this machine still is a member."""
+        host = self._host
+        if host is None or not (addresses := self.book.get(peer)):
+            return
+        request = JoinRequest(network_id=self.membership.network_id, secret=b"", name="", version="")
+        try:
+            answer, _ = await ask(host, peer, addresses, request)
+        except CallError as error:
+            log.debug("No word from %s on our standing: %s", peer, error)
+            return
+        if answer.refusal is not None and answer.refusal.reason == REMOVED:
+            self._was_removed(answer.refusal.message)
+
+    def _was_removed(self, message: str) -> None:
+        if not self.removed:
+            self.removed = message
+            log.error("%s To come back, it needs a new invite: covey join --replace TOKEN", message)
