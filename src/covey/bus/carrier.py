@@ -78,6 +78,7 @@ class Carrier(ABC):
         self._orderly = True
         self._writer = trio.CancelScope(shield=True)  # `run` alone ends it, after the last word has been written
         self._heard_at = trio.current_time()
+        self._heard = trio.Event()
         self._ping = 0
         self._ping_at = -math.inf
 
@@ -130,6 +131,14 @@ class Carrier(ABC):
         self._end(self._lost("was closed by this node"), goodbye=wire.frame(wire.Type.END, wire.SESSION))
         with trio.CancelScope(shield=True):  # bounded: by `close_seconds`, and by the handlers' own cleaning up
             await self.closed.wait()
+
+    async def answers(self, within_seconds: float) -> bool:
+        """Whether the peer says anything within that time when it is asked."""
+        self._heard = trio.Event()
+        self._put(wire.frame(wire.Type.PING, wire.SESSION))
+        with trio.move_on_after(within_seconds):
+            await self._heard.wait()
+        return self._heard.is_set() and self.lost is None
 
     def refuse(self, error: CallError) -> None:
         """End the session and tell the peer why: a copied identity, a member that was removed."""
@@ -216,6 +225,7 @@ class Carrier(ABC):
             if not data:
                 raise self._lost("ended without a word")
             self._heard_at = trio.current_time()
+            self._heard.set()
             self.received_bytes += len(data)
             for got in decoder.receive(data):
                 if self._over.is_set():

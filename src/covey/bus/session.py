@@ -40,12 +40,15 @@ class Session(Carrier):
         granted: frozenset[Party],
         dialer: bool,
         limits: SessionLimits,
+        join: bool = True,
     ) -> None:
         hello = wire.Hello(wire.VERSION, wire.VERSION_OLDEST, bus.boot_id, bus.name[:200], wire.FEATURES, bus.methods)
         super().__init__(stream, peer, hello, limits)
         self._bus = bus
         self._granted = granted
         self._dialer = dialer
+        self._joined = join
+        self._believed: tuple[str, ...] = ()
         self._inbound = Inbound(
             bus, peer, granted, self._outbox, calls_max=limits.inbound_calls_max, bytes_max=limits.inbound_bytes_max
         )
@@ -141,12 +144,18 @@ class Session(Carrier):
 
     # What the carrier tells
 
+    def join(self) -> None:
+        """Become the bus's link to the peer; for a session that was opened with `join=False`."""
+        self._joined = True
+        if self.lost is None and self.hello is not None:
+            self._bus.attach(self.peer, self, self._believed)
+
     def _on_hello(self, hello: wire.Hello) -> None:
-        believed = tuple(method for method in hello.methods if may_serve(method, self._granted))
+        self._believed = tuple(method for method in hello.methods if may_serve(method, self._granted))
         if self._greeted.is_set():
-            self._bus.report(self.peer, self, believed)
-        else:
-            self._bus.attach(self.peer, self, believed)
+            self._bus.report(self.peer, self, self._believed)
+        elif self._joined:
+            self._bus.attach(self.peer, self, self._believed)
 
     def _on_end(self, error: CallError) -> None:
         self._bus.detach(self.peer, self)
@@ -185,6 +194,7 @@ async def open_session(
     granted: frozenset[Party],
     dialer: bool,
     limits: SessionLimits | None = None,
+    join: bool = True,
 ) -> AsyncGenerator[Session, None]:
     """Join a bus to a peer's over a byte stream, which this takes over and closes.
 
@@ -198,11 +208,15 @@ async def open_session(
         granted: what the peer may act as here, and which roles' methods it is believed to serve.
         dialer: whether this side opened the stream; the other side must say the opposite.
         limits: times and sizes; default: `SessionLimits()`.
+        join: be the bus's link to the peer at once; else only when `Session.join` says so, where there may be a
+            choice between two sessions with one peer.
 
     Raises:
         CallError: the handshake failed; see `Session.opened`.
     """
-    session = Session(bus, stream, peer=peer, granted=granted, dialer=dialer, limits=limits or SessionLimits())
+    session = Session(
+        bus, stream, peer=peer, granted=granted, dialer=dialer, limits=limits or SessionLimits(), join=join
+    )
     async with open_background() as nursery:
         nursery.start_soon(session.run, name=f"session with {peer}")
         await session.opened()
