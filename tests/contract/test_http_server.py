@@ -9,7 +9,10 @@ import pytest
 import trio
 from http_harness import eventually, serving
 
+from covey.errors import CallError
 from covey.http.asgi import Receive, Scope, Send, read_body, respond, until_gone
+from covey.http.server import HttpConfig, Listener
+from covey.telemetry.metrics import Metrics
 
 HOST = b"Host: localhost\r\n"
 PING = b"GET /ping HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -329,11 +332,16 @@ async def test_an_application_that_fails_answers_500_and_says_so(caplog: pytest.
 
 
 async def test_an_address_in_use_is_refused_with_a_way_out() -> None:
-    from covey.errors import CallError
-    from covey.http.server import HttpConfig, Listener
-
     async with serving(App()) as served:
         second: Any = Listener(HttpConfig(listen=f"127.0.0.1:{served.port}"), served.metrics)
         with pytest.raises(CallError, match="is in use") as caught:
             await second.serve(App(), stop=trio.Event(), drain_until=trio.current_time)
         assert caught.value.code == "conflict"
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "nowhere.invalid", "192.0.2.1", "a b"])
+async def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
+    listener: Any = Listener(HttpConfig(listen=f"{host}:0", allow_plain_http=True), Metrics())
+    with pytest.raises(CallError, match="Cannot listen on") as caught:
+        await listener.serve(App(), stop=trio.Event(), drain_until=trio.current_time)
+    assert caught.value.code == "invalid"

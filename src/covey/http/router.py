@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from covey.http.asgi import ASGIApp, Receive, Scope, Send, header_values, respond
 
-_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_LABEL = "[A-Za-z0-9_-]+"
+_HOST = re.compile(rf"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?::[0-9]{{1,5}})?")
 
 
 class Router:
@@ -71,8 +72,10 @@ class Router:
         match = _HOST.fullmatch(host)
         if match is None:
             return False
-        name = match["name"].lower().strip("[]").rstrip(".")
-        return name in self._names or name.endswith(".localhost") or _is_address(name)
+        if match["v6"] is not None:
+            return _is_address(match["v6"], ipaddress.IPv6Address)
+        name = match["name"].lower()
+        return name in self._names or name.endswith(".localhost") or _is_address(name, ipaddress.IPv4Address)
 
     def _find(self, path: str) -> ASGIApp | None:
         for prefix, app in self._mounts:
@@ -81,9 +84,9 @@ class Router:
         return None
 
 
-def _is_address(name: str) -> bool:
+def _is_address(name: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> bool:
     try:
-        ipaddress.ip_address(name)
+        kind(name)
     except ValueError:
         return False
     return True
@@ -92,7 +95,10 @@ def _is_address(name: str) -> bool:
 def _authority(scope: Scope) -> str:
     # HTTP/1.0 may omit Host: then only the address that was dialled can be meant.
     server = scope.get("server")
-    return str(server[0]) if server else ""
+    if not server:
+        return ""
+    address = str(server[0])
+    return f"[{address}]" if ":" in address else address
 
 
 async def _no_lifespan(receive: Receive, send: Send) -> None:

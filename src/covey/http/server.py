@@ -110,7 +110,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
     """
     host, colon, port = listen.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not colon or not port.isdigit() or int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise CallError(
             "invalid", f"The listen address {listen!r} is not host:port; write e.g. 127.0.0.1:{PORT_DEFAULT}."
         )
@@ -149,6 +149,8 @@ async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
                 f" --listen {host}:{port + 1 if port < 65_535 else 0}.",
             ) from error
         raise CallError("invalid", f"Cannot listen on {host}:{port}: {error.strerror or error}.") from error
+    except UnicodeError as error:
+        raise CallError("invalid", f"Cannot listen on {host}:{port}: that is no host name.") from error
 
 
 def _url(address: Iterable[Any]) -> str:

@@ -1,0 +1,228 @@
+"""Which hosts are ours, where a path goes, and how an error looks to HTTP."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covey.errors import CODES, CallError
+from covey.http.asgi import Message, Scope
+from covey.http.problems import STATUS_BY_REASON, TABLE, headers_of, openai_body, status_of
+from covey.http.router import Router
+from covey.http.server import is_loopback, parse_listen, refuse_public
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:26839",
+        "localhost.",
+        "localhost.:80",
+        "api.localhost",
+        "127.0.0.1",
+        "127.0.0.1:26839",
+        "192.168.1.20:1",
+        "[::1]",
+        "[::1]:26839",
+        "[fe80::1]:80",
+        "covey.example",
+        "Covey.Example:443",
+        "covey.example.",
+    ],
+)
+def test_hosts_that_are_ours(host: str) -> None:
+    assert Router(["covey.example"]).is_ours(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        " ",
+        "evil.example",
+        "localhost.evil.example",
+        "evillocalhost",
+        "covey.example.evil.example",
+        "127.0.0.1.evil.example",
+        "127.0.0.1.nip.io",
+        "0x7f.0.0.1",
+        "2130706433",
+        "127.1",
+        "0177.0.0.1",
+        "localhost..",
+        "localhost:x",
+        "localhost:",
+        "localhost:123456",
+        "localhost, evil.example",
+        "localhost evil",
+        "user@localhost",
+        "localhost/",
+        "localhost\r\nx: y",
+        "[::1",
+        "::1",
+        "[localhost]",
+        "[evil.example]",
+        "[127.0.0.1]",
+        "[::1]x",
+        "[]",
+        "lo\u212aalhost",
+        ".localhost",
+        ".",
+    ],
+)
+def test_hosts_that_are_not(host: str) -> None:
+    assert not Router(["covey.example"]).is_ours(host)
+
+
+@given(st.text(max_size=40))
+def test_any_host_gets_a_verdict(host: str) -> None:
+    Router().is_ours(host)
+
+
+async def ask(router: Router, path: str, **scope: Any) -> tuple[int, bytes]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    whole: Scope = {
+        "type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")], "server": None, **scope
+    }  # fmt: skip
+    await router(whole, receive, send)
+    return sent[0]["status"], sent[1]["body"]
+
+
+def named(name: bytes) -> Any:
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": name})
+
+    return app
+
+
+async def test_the_longest_prefix_takes_a_path() -> None:
+    router = Router()
+    assert not router.mounted
+    router.mount("/", named(b"root"))
+    router.mount("/v1", named(b"api"))
+    router.mount("/v1/special", named(b"special"))
+    for path, name in [
+        ("/", b"root"),
+        ("/v1", b"api"),
+        ("/v1/", b"api"),
+        ("/v1/x", b"api"),
+        ("/v10", b"root"),
+        ("/v1/special", b"special"),
+        ("/v1/specials", b"api"),
+        ("//v1/x", b"root"),
+        ("/x/../v1", b"root"),
+        ("*", b"root"),
+        ("", b"root"),
+    ]:
+        assert await ask(router, path) == (200, name), path
+    with pytest.raises(ValueError, match="/v1"):
+        router.mount("/v1", named(b"other"))
+    router.unmount("/v1")
+    router.unmount("/v1")
+    assert await ask(router, "/v1") == (200, b"root")
+    router.unmount("/")
+    assert (await ask(router, "/v2"))[0] == 404
+
+
+async def test_hosts_of_a_request() -> None:
+    router = Router()
+    router.mount("/", named(b"root"))
+    assert (await ask(router, "/", headers=[(b"host", b"evil.example")]))[0] == 421
+    assert (await ask(router, "/", headers=[(b"host", b"localhost"), (b"host", b"localhost")]))[0] == 421
+    assert (await ask(router, "/", headers=[], server=("127.0.0.1", 80)))[0] == 200
+    assert (await ask(router, "/", headers=[], server=("::1", 80)))[0] == 200
+    assert (await ask(router, "/", headers=[]))[0] == 421
+
+
+def test_every_code_is_mapped_and_none_else() -> None:
+    assert set(TABLE) == set(CODES)
+    for status, kind, code in TABLE.values():
+        assert 400 <= status < 600
+        assert kind
+        assert code
+    assert set(STATUS_BY_REASON.values()) == {405, 408, 415}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_an_error_as_openai_tells_it(code: Any) -> None:
+    body = openai_body(CallError(code, 'It "failed".'))
+    status, kind, name = TABLE[code]
+    assert body == (
+        f'{{"error":{{"message":"It \\"failed\\".","type":"{kind}","param":null,"code":"{name}"}}}}'.encode()
+    )
+    assert status_of(CallError(code, "x")) == status
+
+
+def test_a_reason_is_the_code_that_clients_see() -> None:
+    error = CallError("not_found", "x", reason="model_not_found", param="model")
+    assert b'"param":"model","code":"model_not_found"' in openai_body(error)
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("seconds", [None, 0.0, -3.0, 0.0004, 2.5, math.inf, math.nan, 1e12])
+def test_headers_of_an_error(code: Any, seconds: float | None) -> None:
+    headers = dict(headers_of(CallError(code, "x", retry_after_seconds=seconds)))
+    assert headers[b"x-should-retry"] in (b"true", b"false")
+    assert (b"www-authenticate" in headers) == (code == "unauthenticated")
+    if seconds is None or not math.isfinite(seconds):
+        assert b"retry-after" not in headers
+    else:
+        assert int(headers[b"retry-after"]) >= max(1, seconds)
+        assert int(headers[b"retry-after-ms"]) >= max(1, seconds * 1000)
+
+
+@pytest.mark.parametrize(
+    ("listen", "parts"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        (":80", ("127.0.0.1", 80)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65_535)),
+    ],
+)
+def test_listen_addresses(listen: str, parts: tuple[str, int]) -> None:
+    assert parse_listen(listen) == parts
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "80", "host", "host:", "host:x", "host:-1", "host:65536", "[::1]", "host:\u0663", "host:1 "]
+)
+def test_what_is_no_listen_address(listen: str) -> None:
+    with pytest.raises(CallError, match=r"127\.0\.0\.1:26839") as caught:
+        parse_listen(listen)
+    assert caught.value.code == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.1", False),
+        ("example.com", False),
+        ("", False),
+    ],
+)
+def test_public_addresses_are_refused(host: str, *, private: bool) -> None:
+    assert is_loopback(host) == private
+    refuse_public(host, allow_plain_http=True)
+    if private:
+        refuse_public(host, allow_plain_http=False)
+    else:
+        with pytest.raises(CallError, match="--allow-plain-http"):
+            refuse_public(host, allow_plain_http=False)
