@@ -15,8 +15,9 @@ import trio
 
 from covey.bus.background import open_background
 from covey.bus.caller import EVERY_PARTY, Caller, check
+from covey.bus.credit import STREAM_ITEMS_MAX
 from covey.bus.directory import Directory
-from covey.bus.replies import CANCEL_SECONDS_MAX, STREAM_ITEMS_MAX, Emit, Replies
+from covey.bus.replies import CANCEL_SECONDS_MAX, Emit, Replies
 from covey.bus.serving import Served, not_served, run_stream, run_unary
 from covey.contracts.method import Party, Req, Res, Streaming, Unary
 from covey.errors import CallError
@@ -66,6 +67,7 @@ class Bus:
         self._metrics = metrics
         self._served: dict[str, Served[Any, Any]] = {}
         self._links: dict[PeerId, Link] = {}
+        self._draining = False
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -96,10 +98,20 @@ class Bus:
         """The handler of a method in this process."""
         return self._served.get(name)
 
+    def all_served(self) -> tuple[Served[Any, Any], ...]:
+        """Every handler of this process."""
+        return tuple(self._served.values())
+
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the methods served here, sorted."""
-        return tuple(sorted(self._served))
+        """The names of the methods served to others, sorted; none any more while draining."""
+        return () if self._draining else tuple(sorted(self._served))
+
+    def drain(self) -> None:
+        """Tell every peer to send its calls elsewhere from now on; what runs goes on, and this process still calls."""
+        self._draining = True
+        for link in self._links.values():
+            link.announce(self.methods)
 
     # Links to peers
 
@@ -193,12 +205,19 @@ class Bus:
         replies = Replies(receive, method, timeout_seconds)
         scope, done = trio.CancelScope(), trio.Event()
 
+        async def emit(item: Res) -> None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                send.send_nowait(item)  # most have room: no trip through the scheduler
+            except trio.WouldBlock:
+                await send.send(item)
+
         async def produce() -> None:
             failure: CallError | None = stopping  # what a reader learns whose handler ended with the bus, unfinished
             try:
                 with scope:
                     check(method.name, caller.stamp, EVERY_PARTY, method.access)
-                    await run_stream(served, caller, request, send.send, timeout_seconds)
+                    await run_stream(served, caller, request, emit, timeout_seconds)
                     failure = None
             except CallError as error:
                 failure = error

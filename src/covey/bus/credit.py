@@ -6,9 +6,10 @@ acknowledged. The reader acknowledges (CREDIT) once it has taken half of either.
 
 from collections import deque
 
-from covey.bus.replies import STREAM_ITEMS_MAX
 from covey.bus.wire import FRAME_BYTES_MAX, ProtocolError
 
+STREAM_ITEMS_MAX = 64
+"""How many replies may wait unread: across a link the credits of a call, and as many in the process."""
 UNREAD_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """Of one stream. Several frames of the largest size, or else a reader could never acknowledge half of it."""
 

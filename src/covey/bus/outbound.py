@@ -6,8 +6,8 @@ from typing import Any, Generic, Protocol
 import msgspec
 import trio
 
-from covey.bus.credit import Window
-from covey.bus.replies import STREAM_ITEMS_MAX, Replies
+from covey.bus.credit import STREAM_ITEMS_MAX, Window
+from covey.bus.replies import Replies
 from covey.contracts.method import Res, Streaming, Unary
 from covey.errors import CallError
 

@@ -11,10 +11,8 @@ from covey.errors import CallError
 
 Item = TypeVar("Item", bound=msgspec.Struct)
 Emit = Callable[[Item], Awaitable[None]]
-"""Hand one reply to the reader; waits while `STREAM_ITEMS_MAX` of them are unread."""
+"""Hand one reply to the reader; waits while `credit.STREAM_ITEMS_MAX` of them are unread."""
 
-STREAM_ITEMS_MAX = 64
-"""How many replies may wait unread, in the process and across a link alike (there: the credits of a call)."""
 CANCEL_SECONDS_MAX = 5.0
 """How long leaving a stream waits for a handler that ignores its cancellation."""
 
@@ -50,7 +48,7 @@ class Replies(Generic[Item]):
     async def __anext__(self) -> Item:
         try:
             # Replies that wait are handed out without a trip through the scheduler. A reader cannot hog it: its
-            # producer gets no turn meanwhile, so that at most STREAM_ITEMS_MAX are waiting.
+            # producer gets no turn meanwhile, so that only so many are waiting.
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 item = self._channel.receive_nowait()

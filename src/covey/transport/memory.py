@@ -4,6 +4,7 @@ Everything happens on trio's clock, so that `autojump_clock` turns minutes of pa
 """
 
 import math
+import operator
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -235,6 +236,7 @@ class MemoryStream(trio.abc.Stream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
+            self._check()
             for chunk in _chunks(bytes(data)):
                 await self._wait_for_room()
                 self._send(chunk)
@@ -248,6 +250,9 @@ class MemoryStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See `trio.abc.ReceiveStream.receive_some`."""
+        bytes_max = CHUNK_BYTES if max_bytes is None else operator.index(max_bytes)
+        if bytes_max < 1:
+            raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")
         self._receiving = True
@@ -257,7 +262,7 @@ class MemoryStream(trio.abc.Stream):
                 self._check()
                 ready_at = self._ready_at()
                 if ready_at <= trio.current_time():
-                    return self._receive(max_bytes or CHUNK_BYTES)
+                    return self._receive(bytes_max)
                 with trio.CancelScope(deadline=ready_at):
                     await self._in.changed.park()
         finally:
