@@ -167,6 +167,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "an entry is missing": (drop("keys", 7), "does not follow entry 6"),
     "the last entry is missing": (drop("keys", 23), "ends at entry 22"),
     "the first entry is missing": (drop("members", 1), "does not follow entry 0"),
+    "accounts are cut off": (drop("secret", 1), "does not follow entry 0"),
     "an entry was changed": (forge, "not signed by its author"),
     "entries were swapped": (swap_entries, "belongs elsewhere"),
     "a head is missing": (drop_head, "says entry 0"),

@@ -6,6 +6,7 @@ Mutations that these tests catch: `max` of epochs without the denying tie (`_own
 
 from itertools import permutations
 
+from histories import FIELDS, Said, denied, histories, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,18 +14,12 @@ from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import (
     AccountApprove,
     AccountCreate,
-    Admit,
-    InvitationCreate,
     InvitationUse,
     KeyCreate,
     KeyRevoke,
     Op,
     OwnerStanding,
-    PasswordSet,
-    Remove,
     Rename,
-    SessionEnd,
-    SessionStart,
 )
 from covey.store.entries import KINDS
 from covey.store.feeds import OP_KINDS
@@ -36,68 +31,10 @@ from covey.store.rows import (
     KeyRow,
     MemberRow,
     NameRow,
-    SessionRow,
     StandingRow,
 )
 from covey.store.view import View, encode_row, row_key
 from covey.store.writer import Overlay
-
-Said = tuple[EntryMeta, tuple[Op, ...]]
-
-_ids = st.sampled_from(["a", "b"])
-_names = st.sampled_from(["ann", "bob"])
-_numbers = st.integers(0, 3)
-_digests = st.sampled_from([b"\1" * 32, b"\2" * 32])
-_roles = st.sampled_from(["admin", "user"])
-_limits = st.builds(KeyLimits, requests_per_minute=st.none() | _numbers)
-_models = st.sampled_from([(), ("m",)])
-_made: dict[type, dict[str, st.SearchStrategy[object]]] = {
-    Admit: {"peer": _ids, "roles": st.sampled_from([("auth",), ("auth", "web")]), "name": _names, "by": _ids},
-    Remove: {"peer": _ids, "cutoffs": st.just({}), "by": _ids},
-    Rename: {"peer": _ids, "name": _names, "by": _ids},
-    KeyCreate: {
-        "id": _ids, "owner": _ids, "digest": _digests, "prefix": _names, "label": _names, "models": _models,
-        "limits": _limits, "created_at": _numbers, "expires_at": st.none() | _numbers, "by": _ids,
-    },
-    KeyRevoke: {"id": _ids, "by": _ids},
-    OwnerStanding: {"owner": _ids, "epoch": _numbers, "active": st.booleans(), "by": _ids},
-    AccountCreate: {
-        "id": _ids, "name": _names, "role": _roles, "pending": st.booleans(), "created_at": _numbers, "by": _ids,
-    },
-    AccountApprove: {"id": _ids, "by": _ids},
-    PasswordSet: {"id": _ids, "epoch": _numbers, "hash": _names, "by": _ids},
-    SessionStart: {
-        "digest": _digests, "account": _ids, "epoch": _numbers, "created_at": _numbers, "expires_at": _numbers,
-    },
-    SessionEnd: {"digest": _digests},
-    InvitationCreate: {
-        "id": _ids, "digest": _digests, "role": _roles, "label": _names, "created_at": _numbers,
-        "expires_at": _numbers, "by": _ids,
-    },
-    InvitationUse: {"id": _ids, "account": st.sampled_from(["", "a", "b"])},
-}  # fmt: skip
-OPS = st.one_of([st.builds(op, **fields) for op, fields in _made.items()])
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[Said]:
-    """Entries of three authors with equal, skewed and repeated clocks; a place in a feed is used once."""
-    said: list[Said] = []
-    for author in ("p", "q", "r"):
-        clock = 0
-        for seq in range(1, draw(st.integers(1, 5))):
-            clock += draw(st.integers(1, 3))
-            ops = tuple(draw(st.lists(OPS, min_size=1, max_size=3)))
-            said.append((EntryMeta(clock, f"keys/{author}/1", seq, f"{author}{seq}".encode().ljust(32)), ops))
-    return said
-
-
-def rows(said: list[Said]) -> dict[bytes, bytes | None]:
-    overlay = Overlay(MemoryStore())
-    for meta, ops in said:
-        for op in ops:
-            overlay.put([(row_key(row), encode_row(row)) for row in apply(View(overlay), meta, op)])
-    return overlay.changes
 
 
 def view(*ops: Op, clock: int = 1) -> View:
@@ -109,7 +46,7 @@ def view(*ops: Op, clock: int = 1) -> View:
 
 
 def test_every_operation_has_a_rule_and_is_drawn_here() -> None:
-    assert set(_RULES) == set(OP_KINDS) == set(_made)
+    assert set(_RULES) == set(OP_KINDS) == set(FIELDS)
     assert {OP_KINDS[op] for op in _RULES} == set(KINDS)
 
 
@@ -128,20 +65,8 @@ def test_denials_never_come_undone(data: st.DataObject, said: list[Said]) -> Non
     """Whatever comes later in the order of arrival, and however its clock is skewed."""
     cut = data.draw(st.integers(0, len(said)))
     shuffled = data.draw(st.permutations(said))
-    before, after = _denied(rows(shuffled[:cut])), _denied(rows(shuffled))
+    before, after = denied(rows(shuffled[:cut])), denied(rows(shuffled))
     assert before <= after
-
-
-def _denied(changes: dict[bytes, bytes | None]) -> set[tuple[str, str]]:
-    overlay = Overlay(MemoryStore())
-    overlay.put(list(changes.items()))
-    seen = View(overlay)
-    return {
-        *(("key", row.id) for row in seen.all(KeyRow) if row.revoked),
-        *(("session", row.id) for row in seen.all(SessionRow) if row.ended),
-        *(("invitation", row.id) for row in seen.all(InvitationRow) if row.used_by),
-        *(("member", row.peer) for row in seen.all(MemberRow) if row.removed),
-    }
 
 
 def test_a_denial_may_come_before_what_it_denies() -> None:

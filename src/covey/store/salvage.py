@@ -62,7 +62,7 @@ def _account(known: AccountRow, rows: Rows, heads: Mapping[str, int]) -> Iterato
         yield known.created
     if known.approved and not row.approved:
         yield AccountApprove(id=known.id, by=BY)
-    if known.password_epoch > row.password_epoch:
+    if known.password_hash and (known.password_epoch > row.password_epoch or not row.password_hash):
         yield PasswordSet(id=known.id, epoch=known.password_epoch, hash=known.password_hash, by=BY)
 
 
