@@ -60,14 +60,22 @@ class _Chunk(msgspec.Struct):
 _chunks = msgspec.json.Decoder(_Chunk)
 
 
-def request_body(request: ChatRequest, model: str, *, local: bool, system_prompt: bool = False) -> bytes:
+def request_body(
+    request: ChatRequest,
+    model: str,
+    *,
+    local: bool,
+    system_prompt: bool = False,
+    max_tokens_field: str = "max_tokens",
+) -> bytes:
     """The body to POST. Always a stream: an answer that is not streamed is cancelled late or never.
 
     Args:
         request: what was asked.
         model: its name on that server.
-        local: llama.cpp's own extensions are understood (`top_k`, `min_p`, token counts in each chunk).
+        local: it is llama.cpp, whose own fields are understood.
         system_prompt: start with a plain system message where there is none: the model is of no use without.
+        max_tokens_field: what the server calls it.
     """
     messages = [
         {"role": m.role, "content": m.content, **({"name": m.name} if m.name else {})} for m in request.messages
@@ -81,9 +89,11 @@ def request_body(request: ChatRequest, model: str, *, local: bool, system_prompt
         "stream_options": {"include_usage": True},
     }
     if local:
-        body["timings_per_token"] = True
+        # Progress is an event after each batch of the prompt: without one, llama.cpp finds out that nobody listens any
+        # more only when the whole prompt is evaluated (measured: 11 s for 1,120 tokens, 0.5 s with it).
+        body |= {"timings_per_token": True, "return_progress": True}
     if request.max_tokens is not None:
-        body["max_tokens"] = request.max_tokens
+        body[max_tokens_field] = request.max_tokens
     if request.stop:
         body["stop"] = list(request.stop)
     body |= msgspec.to_builtins(request.sampling)

@@ -44,8 +44,8 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default_model: fetched and loaded when the node starts, and kept loaded; "" for none.
         context_tokens: that one request may fill, prompt and answer.
         slots: requests that one engine runs at once.
-        threads: of one engine; 0: one per processor.
-        batch_tokens: of a prompt evaluated in one go; a cancellation waits for one.
+        threads: of one engine; 0: one per processor, less one for everything else where there are several.
+        batch_tokens: of a prompt evaluated in one go; a cancellation waits for one (64: 0.2 s on two old cores).
         wait_policy: what idle threads do. `active` is faster on an otherwise idle machine, far slower on a busy one.
         cache_mib: memory for prompts already evaluated.
         gpu_layers: to run on a GPU, where llama.cpp has one; -1: as many as fit.
@@ -63,7 +63,7 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: int = 4_096
     slots: int = 2
     threads: int = 0
-    batch_tokens: int = 256
+    batch_tokens: int = 64
     wait_policy: Literal["passive", "active"] = "passive"
     cache_mib: int = 256
     gpu_layers: int = -1
@@ -94,7 +94,7 @@ class EmbeddedBackend:
         self._offered: dict[str, Entry] = {entry.name: entry for entry in map(entry_for, wanted)}
         self._default = entry_for(config.default_model).name if config.default_model else ""
         self._files = model_files(folder)
-        self._engines = EnginePool(
+        self.engines = EnginePool(
             nursery,
             awake_max=config.loaded_max,
             keep_alive_seconds=config.keep_alive_seconds,
@@ -115,7 +115,7 @@ class EmbeddedBackend:
         )
         if transfer := self._downloader.transfer(name):
             return msgspec.structs.replace(status, state="loading", progress=transfer.fraction, detail="fetching")
-        if engine := self._engines.find(name):
+        if engine := self.engines.find(name):
             if engine.child:
                 return msgspec.structs.replace(status, state="loaded", in_flight=engine.running)
             if engine.failures >= FAILURES_TO_GIVE_UP_WAITING:
@@ -192,7 +192,7 @@ class EmbeddedBackend:
             CallError: `not_found`, `loading` while it is being fetched, `storage` where its file is damaged,
                 `no_capacity` where no other engine can make room.
         """
-        if engine := self._engines.find(name):
+        if engine := self.engines.find(name):
             return engine
         if transfer := self._downloader.transfer(name):
             raise self._fetching(name, transfer.fraction)
@@ -204,7 +204,7 @@ class EmbeddedBackend:
             self._nursery.start_soon(self._fetch_quietly, entry)
             raise self._fetching(name, 0.0)
         async with self._loading:
-            return self._engines.find(name) or await self._load(name)
+            return self.engines.find(name) or await self._load(name)
 
     def _fetching(self, name: str, fraction: float) -> CallError:
         return CallError(
@@ -229,20 +229,20 @@ class EmbeddedBackend:
             context_tokens=config.context_tokens,
             slots=config.slots,
             batch_tokens=config.batch_tokens,
-            threads=config.threads or os.cpu_count() or 2,
+            threads=config.threads or spare_processors(),
             cache_mib=config.cache_mib,
             gpu_layers=config.gpu_layers,
             wait_policy=config.wait_policy,
             patience=Patience(5.0, config.first_token_seconds, config.idle_seconds),
         )
-        return await self._engines.wake(settings, self._metrics.engine_restarts.labels(name).inc)
+        return await self.engines.wake(settings, self._metrics.engine_restarts.labels(name).inc)
 
     async def sweep(self) -> None:
         """Look at the folder, and put engines to sleep that nobody uses; for ever."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
             await self.refresh()
-            await self._engines.sweep(trio.current_time())
+            await self.engines.sweep(trio.current_time())
 
     # Fetching
 
@@ -252,7 +252,7 @@ class EmbeddedBackend:
         await self._downloader.fetch(entry, report)
         self._troubles.pop(entry.name, None)
         await self.refresh()
-        self._engines.replaced(entry.name)
+        self.engines.replaced(entry.name)
         if entry.name == self._default:
             await self._engine(entry.name)
 
@@ -279,6 +279,12 @@ class EmbeddedBackend:
                     log.error("The default model cannot be loaded. %s", error.message)  # noqa: TRY400  it is a refusal
                 return
             await trio.sleep(FETCH_AGAIN_SECONDS)
+
+
+def spare_processors() -> int:
+    """All that this process may use but one: an engine whose threads share a processor with anything else crawls."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(usable - 1, 1)
 
 
 @asynccontextmanager

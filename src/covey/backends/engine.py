@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 3.0
 HEALTH_SECONDS_MAX = 5.0
-STEADY_SECONDS = 60.0
+STEADY_SECONDS = 300.0
 """An engine that lived this long was not faulty from the start: the next pause is the shortest again."""
 PAUSE_SECONDS_MAX = 60.0
 FAILURES_TO_GIVE_UP_WAITING = 3
@@ -125,7 +125,7 @@ class Engine:
             try:
                 await self._live()
             except EngineDiedError as death:
-                steady = self.child is not None and trio.current_time() - born_at > STEADY_SECONDS
+                steady = trio.current_time() - born_at > STEADY_SECONDS
                 self.failures = 1 if steady else self.failures + 1
                 self.failure = str(death)
             finally:
@@ -143,6 +143,7 @@ class Engine:
             log.info("The model %s is ready after %.1f s.", self.settings.name, trio.current_time() - started_at)
             self._announce()
             status = await child.process.wait()
+            self.child = None  # from now on requests wait for the next one
             raise EngineDiedError(cause_of_death(status, await child.words.last()))
 
     def _announce(self) -> None:
@@ -156,7 +157,7 @@ class Engine:
             CallError: `loading` after `seconds`; `upstream` where it keeps dying.
         """
         with trio.move_on_after(seconds):
-            while self.child is None:
+            while self.child is None or self.child.process.poll() is not None:
                 if self.failures >= FAILURES_TO_GIVE_UP_WAITING:
                     raise CallError(
                         "upstream",

@@ -3,20 +3,19 @@
 import hashlib
 import random
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urljoin
 
-import certifi
 import httpx
 import msgspec
 import trio
 
 from covey.backends.catalogue import Entry
 from covey.backends.sse_client import describe, exhausting
+from covey.backends.tls import trusted_certificates
 from covey.backends.unpacking import disk_trouble
 from covey.errors import CallError
 
@@ -83,11 +82,9 @@ class Remote:
 
 def open_client() -> httpx.AsyncClient:
     """The client for downloads: the system's certificates and certifi's, the environment's proxy, no own redirects."""
-    trusted = ssl.create_default_context()
-    trusted.load_verify_locations(certifi.where())
     timeout = httpx.Timeout(connect=15, read=30, write=30, pool=30)
     return httpx.AsyncClient(
-        verify=trusted, follow_redirects=False, timeout=timeout, limits=httpx.Limits(max_connections=8)
+        verify=trusted_certificates(), follow_redirects=False, timeout=timeout, limits=httpx.Limits(max_connections=8)
     )
 
 

@@ -6,6 +6,7 @@ Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import httpx
 import trio
@@ -14,6 +15,7 @@ from covey.errors import CallError
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 ERROR_BODY_BYTES_MAX = 64 * 1024
+Item = TypeVar("Item")
 OnEvent = Callable[[bytes], Awaitable[None]]
 
 
@@ -122,7 +124,7 @@ async def _response(
 
 
 @asynccontextmanager
-async def exhausting(stream: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes], None]:
+async def exhausting(stream: AsyncIterator[Item]) -> AsyncGenerator[AsyncIterator[Item], None]:
     """Iterate over a body of httpx and finish its generators on the way out, whatever the way.
 
     httpx and httpcore nest five async generators; `aclose` reaches the outermost alone, and trio complains about the
@@ -131,7 +133,8 @@ async def exhausting(stream: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterat
     try:
         yield stream
     finally:
-        with trio.CancelScope() as at_once, suppress(httpx.HTTPError, StopAsyncIteration):
+        # Whatever the body still says or suffers is of no interest any more.
+        with trio.CancelScope() as at_once, suppress(Exception):
             at_once.cancel()
             while True:  # what is already buffered comes without a checkpoint; it is little
                 await anext(stream)
