@@ -36,7 +36,6 @@ AcceptJoin = Callable[[PeerId, str, trio.abc.Stream], Awaitable[None]]
 """Talks to somebody who wants to join: the proved peer id, the address, the stream. The host closes it."""
 Purpose = Literal["rpc", "join"]
 _PROTOCOLS: dict[Purpose, str] = {"rpc": RPC, "join": JOIN}
-STRANGER_STREAMS_MAX = 2
 
 
 class Libp2pHost:
@@ -305,7 +304,9 @@ class Libp2pHost:
         def on_stream(stream: YamuxStream) -> None:
             self._handler_nursery.start_soon(self.gate.pass_through, connection, stream)
 
-        streams_max = STRANGER_STREAMS_MAX if stranger else self.limits.streams_per_connection_max
+        limits = self.limits
+        inbound_max = limits.stranger_streams_max if stranger else limits.inbound_streams_max
+        streams_max = limits.relayed_streams_max if dialled else inbound_max
         yamux = Yamux(channel, dialer=dialled, on_stream=on_stream, limits=self.limits, streams_max=streams_max)
         connection = Connection(peer, address, dialled, relayed, channel, yamux)
         self._connections[connection] = None

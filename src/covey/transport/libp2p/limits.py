@@ -23,12 +23,15 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stranger's connection may live."""
     join_bytes_max: int = 1 << 17
     """Received from a stranger in all."""
-    connections_per_member_max: int = 8
-    """Inbound; beyond, the newest is refused."""
-    streams_per_connection_max: int = 64
-    """Of members; a stranger has two."""
-    window_bytes: int = 1 << 18
-    """Received and not yet read, for each stream; yamux starts with this much, and never with less."""
+    connections_per_member_max: int = 32
+    """Inbound; beyond, the newest is refused. Each session has one of its own, and so has each way through a relay."""
+    inbound_streams_max: int = 8
+    """That a member may have open on a connection that it opened; a stranger has `stranger_streams_max`."""
+    relayed_streams_max: int = 64
+    """That a relay may have open on a connection that this node opened."""
+    stranger_streams_max: int = 2
+    window_bytes_max: int = 1 << 20
+    """Received and not yet read, for each stream that is being read; before, yamux's 256 KiB."""
     queue_bytes: int = 1 << 17
     """Waiting to be written to one connection, above which its streams' senders wait."""
     negotiate_seconds: float = 5.0

@@ -14,7 +14,6 @@ import trio
 from covey.transport.libp2p.channel import NOISE_PAYLOAD_BYTES_MAX, Channel, ChannelError
 from covey.transport.libp2p.limits import HostLimits
 from covey.transport.libp2p.yamux_frames import (
-    INITIAL_WINDOW_BYTES,
     NORMAL_END,
     PROTOCOL_ERROR,
     Decoder,
@@ -94,7 +93,7 @@ class Yamux:
             raise trio.BrokenResourceError(self.lost or "the connection is ending")
         stream = self._add(self._next_number)
         self._next_number += 2
-        self.put(frame(Kind.WINDOW, Flag.SYN, stream.number, self._more_window))
+        self.put(frame(Kind.WINDOW, Flag.SYN, stream.number, 0))
         return stream
 
     async def run(self) -> None:
@@ -260,19 +259,11 @@ class Yamux:
             self.put(frame(Kind.WINDOW, Flag.RST, got.stream, 0))
             return None
         stream = self._add(got.stream)
-        self.put(frame(Kind.WINDOW, Flag.ACK, stream.number, self._more_window))
+        self.put(frame(Kind.WINDOW, Flag.ACK, stream.number, 0))
         self._changed.unpark_all()
         self._on_stream(stream)
         return stream
 
     def _add(self, number: int) -> YamuxStream:
-        stream = YamuxStream(
-            self, number, send_window=INITIAL_WINDOW_BYTES,
-            receive_window=max(INITIAL_WINDOW_BYTES, self.limits.window_bytes),
-        )  # fmt: skip
-        self._streams[number] = stream
+        self._streams[number] = stream = YamuxStream(self, number)
         return stream
-
-    @property
-    def _more_window(self) -> int:
-        return max(0, self.limits.window_bytes - INITIAL_WINDOW_BYTES)

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from covey.transport.libp2p.yamux_frames import Flag, Kind, Received, YamuxError, data_frame, frame
+from covey.transport.libp2p.yamux_frames import (
+    INITIAL_WINDOW_BYTES,
+    Flag,
+    Kind,
+    Received,
+    YamuxError,
+    data_frame,
+    frame,
+)
 
 if TYPE_CHECKING:
     from covey.transport.libp2p.yamux import Yamux
@@ -24,17 +32,17 @@ class YamuxStream(trio.abc.HalfCloseableStream):
     Args:
         connection: whose stream it is.
         number: odd for the streams of the connection's dialer.
-        send_window: what the peer takes, in bytes.
-        receive_window: what is taken here, and not yet read.
     """
 
-    def __init__(self, connection: "Yamux", number: int, *, send_window: int, receive_window: int) -> None:
+    def __init__(self, connection: "Yamux", number: int) -> None:
         self.connection = connection
         self.number = number
         self.owns_connection = False
         """Whether closing the stream without waiting (`trio.aclose_forcefully`) cuts the connection as well."""
-        self._send_window = send_window
-        self._receive_window = self._window_bytes = receive_window
+        self._send_window = INITIAL_WINDOW_BYTES
+        """What the peer still takes."""
+        self._receive_window = self._window_bytes = INITIAL_WINDOW_BYTES
+        """What it may still send, and how much of it would be a full window."""
         self._consumed = 0
         self._buffer = bytearray()
         self._wake_sender = trio.lowlevel.ParkingLot()
@@ -186,9 +194,12 @@ class YamuxStream(trio.abc.HalfCloseableStream):
         self._consumed += len(taken)
         # Seldom: every update is a frame, and a frame is a write. Half a window keeps the sender going meanwhile.
         if self._consumed >= self._window_bytes // 2 and not self._received_end and self._broken is None:
-            self.connection.put(frame(Kind.WINDOW, 0, self.number, self._consumed))
-            self._receive_window += self._consumed
-            self._consumed = 0
+            # And a stream that is read gets a larger one, or a distant peer would mostly wait.
+            more = min(self._window_bytes, self.connection.limits.window_bytes_max - self._window_bytes)
+            self._window_bytes += max(0, more)
+            grant, self._consumed = self._consumed + max(0, more), 0
+            self._receive_window += grant
+            self.connection.put(frame(Kind.WINDOW, 0, self.number, grant))
         return taken
 
     def _send_end(self) -> None:
