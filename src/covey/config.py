@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
-import platformdirs
 
 from covey import plugins
 from covey.backends.base import Plugged
+from covey.cluster.cluster import NetworkConfig
 from covey.errors import CallError
+from covey.folders import default_config_path
 from covey.http.server import HttpConfig
 from covey.nearest import suggestion
 from covey.roles.base import Role
@@ -30,10 +31,10 @@ Tables = dict[str, dict[str, Any]]
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[node]`. `name` "" is the machine's host name."""
+    """The table `[node]`. `name` "" is the machine's host name; `roles` (): all, or those it joined with."""
 
     name: str = ""
-    roles: tuple[str, ...] = DEFAULT_ROLES
+    roles: tuple[str, ...] = ()
     shutdown_seconds: float = 10.0
 
 
@@ -52,17 +53,18 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     roles: Mapping[str, tuple[Role, msgspec.Struct]] = field(default_factory=dict[str, tuple[Role, msgspec.Struct]])
     backends: Mapping[str, Plugged] = field(default_factory=dict[str, Plugged])
     source: str = "the defaults"
 
 
-_BASE: dict[str, type[msgspec.Struct]] = {"node": NodeConfig, "http": HttpConfig, "telemetry": TelemetryConfig}
-
-
-def default_path() -> Path:
-    """Where a user's own configuration is looked for."""
-    return platformdirs.user_config_path("covey") / "roles.toml"
+_BASE: dict[str, type[msgspec.Struct]] = {
+    "node": NodeConfig,
+    "http": HttpConfig,
+    "telemetry": TelemetryConfig,
+    "network": NetworkConfig,
+}
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
@@ -71,7 +73,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
     Raises:
         CallError: `invalid`, naming the file, the key and the nearest known one.
     """
-    chosen = path or (default_path() if default_path().is_file() else None)
+    chosen = path or (default_config_path() if default_config_path().is_file() else None)
     tables = read(chosen) if chosen is not None else {}
     return build(tables, source=str(chosen) if chosen else "the defaults", overrides=overrides)
 
@@ -83,6 +85,8 @@ def read(path: Path) -> Tables:
         CallError: `invalid`.
     """
     try:
+        if not path.is_file() and path.exists():
+            raise CallError("invalid", f"{path} cannot be read: it is not a file.")
         if path.stat().st_size > FILE_BYTES_MAX:
             raise CallError("invalid", f"{path} is larger than {FILE_BYTES_MAX} bytes: is it a configuration?")
         text = path.read_text(encoding="utf-8")
@@ -90,7 +94,7 @@ def read(path: Path) -> Tables:
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CallError("invalid", f"{path} cannot be read: {cause}.") from error
-    except ValueError as error:  # both decoders' errors are ValueErrors that say line and column
+    except (ValueError, RecursionError) as error:  # both decoders' errors are ValueErrors that say line and column
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise CallError("invalid", f"{path} is not valid {kind}: {error}.") from error
     if not isinstance(tables, dict):
@@ -120,16 +124,19 @@ def build(
     node = cast(NodeConfig, base["node"])
     if node.name and not re.fullmatch(NAME_PATTERN, node.name):
         raise CallError("invalid", f"{source}: [node] name takes letters, digits, '.', '_' and '-', up to 63 of them.")
-    if not node.roles or len(set(node.roles)) != len(node.roles):
-        raise CallError("invalid", f"{source}: [node] roles must name at least one role, each once.")
+    if len(set(node.roles)) != len(node.roles):
+        raise CallError("invalid", f"{source}: [node] roles must name each role once.")
     roles: dict[str, tuple[Role, msgspec.Struct]] = {}
-    for name in dict.fromkeys((*node.roles, *(name for name in merged if name not in _BASE and name != "backends"))):
+    for name in dict.fromkeys(
+        (*(node.roles or DEFAULT_ROLES), *(name for name in merged if name not in _BASE and name != "backends"))
+    ):
         role = plugins.load_role(name)
         roles[name] = role, _convert(_table(merged, name, source), role.config, name, source)
     return Config(
         node=node,
         http=cast(HttpConfig, base["http"]),
         telemetry=cast(TelemetryConfig, base["telemetry"]),
+        network=cast(NetworkConfig, base["network"]),
         roles=roles,
         backends=_backends(merged, roles.values(), source),
         source=source,

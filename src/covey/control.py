@@ -10,16 +10,19 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
 
 from covey.bus.background import open_background
-from covey.bus.bus import Bus
-from covey.bus.caller import EVERY_PARTY
+from covey.bus.bus import Bus, StreamHandler, UnaryHandler
+from covey.bus.caller import EVERY_PARTY, Caller
+from covey.bus.replies import Emit
 from covey.bus.session import acceptor, open_session
 from covey.client import Client
-from covey.contracts.method import Party
+from covey.contracts.method import Party, Streaming, Unary
+from covey.contracts.registry import AnyMethod, contracts
 from covey.errors import CallError
 from covey.roles.base import Lifecycle
 from covey.telemetry.metrics import Metrics
@@ -46,6 +49,40 @@ def socket_path(folder: Path) -> Path:
     return base / f"{name}.sock"
 
 
+def relay(bus: Bus) -> Bus:
+    """A bus that passes on whatever the operator may call, to this node's own handlers or to another node's.
+
+    Here the operator needs no credential. On another node they are a member's operator: that node asks for an
+    administrator's key, which the request carries (`COVEY_ADMIN_KEY`).
+    """
+    door = Bus(bus.me, Metrics(), name=bus.name)
+    known = {**contracts(), **{served.method.name: served.method for served in bus.all_served()}}
+    for method in known.values():
+        if "operator" in method.access:
+            door.serve(method, _relay_stream(bus, method) if isinstance(method, Streaming) else _relay(bus, method))
+    return door
+
+
+def _stamp(bus: Bus, method: AnyMethod) -> Party:
+    return "operator" if bus.served(method.name) is not None else "member"
+
+
+def _relay(bus: Bus, method: Unary[Any, Any]) -> UnaryHandler[Any, Any]:
+    async def call(caller: Caller, request: Any) -> Any:
+        return await bus.stamped(_stamp(bus, method)).call(method, request)
+
+    return call
+
+
+def _relay_stream(bus: Bus, method: Streaming[Any, Any]) -> StreamHandler[Any, Any]:
+    async def stream(caller: Caller, request: Any, emit: Emit[Any]) -> None:
+        async with bus.stamped(_stamp(bus, method)).stream(method, request) as replies:
+            async for reply in replies:
+                await emit(reply)
+
+    return stream
+
+
 @asynccontextmanager
 async def open_control(bus: Bus, folder: Path, lifecycle: Lifecycle) -> AsyncGenerator[None, None]:
     """Serve the operator while the block runs; leaving lets running calls finish until `lifecycle.drain_until`."""
@@ -54,7 +91,7 @@ async def open_control(bus: Bus, folder: Path, lifecycle: Lifecycle) -> AsyncGen
     running = 0
     idle = trio.Event()
     idle.set()
-    serve = acceptor(bus, lambda _: OPERATOR)
+    serve = acceptor(relay(bus), lambda _: OPERATOR)
 
     async def accept(peer: PeerId, stream: trio.abc.Stream) -> None:
         nonlocal running, idle

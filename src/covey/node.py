@@ -1,10 +1,7 @@
 """The composition root, and the only wiring: opens what the roles need, in order, and closes it in reverse."""
 
 import logging
-import platform
-import resource
 import socket
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -14,21 +11,22 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-import platformdirs
 import trio
 
 from covey import config as configuration
+from covey.about import About
 from covey.assets import assets_folder
 from covey.bus.background import open_background
 from covey.bus.bus import Bus, BusHandle
-from covey.bus.caller import Caller
 from covey.client import Client
+from covey.cluster.cluster import Cluster
+from covey.cluster.host import open_host
 from covey.config import Config, backends_of
-from covey.contracts.auth import AUTH_STATE, AUTHORIZE, SET_UP_SECRET, Actor, AuthorizeActor
-from covey.contracts.cluster import NODE_STATUS, NODES, NodeList, NodeStatus
+from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, Actor, AuthorizeActor
 from covey.contracts.method import Nothing, Party
 from covey.control import open_control
 from covey.errors import CallError, describe, leaves
+from covey.folders import default_data_folder
 from covey.http.asgi import Scope
 from covey.http.health import PATHS as HEALTH_PATHS
 from covey.http.health import HealthApp
@@ -67,14 +65,12 @@ class SystemClock:
 class Node:
     """A running node. Made by `open_node`."""
 
-    def __init__(self, info: NodeInfo, roles: tuple[str, ...], parts: "_Base") -> None:
+    def __init__(self, info: NodeInfo, parts: "_Base") -> None:
         self.name = info.name
-        self.roles = roles
+        self.roles = info.roles
         self.peer_id: PeerId = parts.identity.peer_id
         self.urls: tuple[str, ...] = ()
-        self._info = info
         self._base = parts
-        self._started = trio.current_time()
 
     @property
     def app(self) -> Router:
@@ -112,40 +108,6 @@ class Node:
         # In the fragment, which browsers never send: no log on the way can hold it.
         return f"{self.urls[0]}/setup#{secret}" if secret else ""
 
-    async def status(self, caller: Caller | None = None, request: Nothing | None = None) -> NodeStatus:
-        """Serve NODE_STATUS."""
-        network_id = ""
-        if self._base.bus.served(AUTH_STATE.name) is not None:
-            network_id = (await self.bus.call(AUTH_STATE, Nothing())).network_id
-        return NodeStatus(
-            name=self.name,
-            peer_id=str(self.peer_id),
-            version=__version__,
-            roles=self.roles,
-            urls=self.urls,
-            started_at=self._info.started_at,
-            uptime_seconds=trio.current_time() - self._started,
-            memory_bytes=memory_bytes(),
-            draining=self._base.lifecycle.draining,
-            network_id=network_id,
-            python=platform.python_version(),
-        )
-
-    async def nodes(self, caller: Caller, request: Nothing) -> NodeList:
-        """Serve NODES: this node, and every peer that answers."""
-        found: dict[PeerId, NodeStatus] = {}
-
-        async def ask(peer: PeerId) -> None:
-            try:
-                found[peer] = await self._base.bus.stamped("member").call(NODE_STATUS, Nothing(), to=peer)
-            except CallError as error:
-                log.info("The node %s did not say how it is: %s", peer, error)
-
-        async with trio.open_nursery() as nursery:
-            for peer in self.bus.serving(NODE_STATUS):
-                nursery.start_soon(ask, peer)
-        return NodeList(tuple(found[peer] for peer in self.bus.serving(NODE_STATUS) if peer in found))
-
 
 class _Base:
     """What lies under the roles."""
@@ -157,6 +119,7 @@ class _Base:
         self.metrics = metrics
         self.bus = Bus(identity.peer_id, metrics, name=config.node.name or socket.gethostname())
         self.router = Router(config.http.host_names)
+        self.cluster = Cluster(self.bus, store, identity, config.network, open_host)
         self.lifecycle = Lifecycle()
         self.clock = SystemClock()
         self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
@@ -167,6 +130,13 @@ class _Base:
             self.lifecycle.draining = True
             self.lifecycle.drain_until = trio.current_time() + self._drain_seconds
             self.lifecycle.stop.set()
+            self.bus.drain()
+
+    async def drained(self) -> None:
+        """Until nothing runs here for other nodes, or the time for that is over."""
+        self.begin_stop()
+        with trio.move_on_at(self.lifecycle.drain_until):
+            await self.cluster.idle()
 
 
 @asynccontextmanager
@@ -194,24 +164,68 @@ async def open_node(
     """
     checked = _config(config, roles)
     folder = data or default_data_folder()
-    role_table = [checked.roles[name][0] for name in checked.node.roles]
     with unwrapped():
         async with AsyncExitStack() as stack:
             base = await _open_base(stack, checked, folder)
-            info = NodeInfo(base.bus.name, __version__, int(base.clock.now()))
-            ordered = in_order(role_table)
-            node = Node(info, tuple(role.name for role in ordered), base)
+            names = checked.node.roles or base.cluster.roles() or configuration.DEFAULT_ROLES
+            _check_roles(base.cluster, names, alone=not listen)
+            ordered = in_order([_known_role(checked, name)[0] for name in names])
+            info = NodeInfo(base.bus.name, __version__, int(base.clock.now()), tuple(role.name for role in ordered))
+            node = Node(info, base)
             base.metrics.build.info({"version": __version__, "roles": ",".join(node.roles)})
-            member = base.bus.stamped("member")
-            member.serve(NODE_STATUS, node.status)
-            member.serve(NODES, node.nodes)
+            About(
+                base.bus.stamped("member"),
+                info,
+                base.lifecycle,
+                lambda: node.urls,
+                lambda: base.cluster.membership.network_id,
+            )
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))
+            await stack.enter_async_context(base.cluster.running(base.drained))
             await stack.enter_async_context(open_control(base.bus, folder, base.lifecycle))
             stack.callback(base.begin_stop)
             if listen:
                 node.urls = await _open_listeners(stack, checked, base)
             yield node
+
+
+def _check_roles(cluster: Cluster, names: Sequence[str], *, alone: bool) -> None:
+    """A machine runs the roles it was admitted with; an auth node may take on more, and founds a network by itself.
+
+    Args:
+        cluster: what this machine belongs to.
+        names: the roles it is to run.
+        alone: it is embedded and listens nowhere, so it may do without a network.
+    """
+    me = cluster.own
+    if me is None:
+        if "auth" not in names and not alone and not cluster.membership.network_id:
+            raise CallError(
+                "not_found",
+                "This machine belongs to no network yet. On the first one, run: covey invite"
+                f" --role {' --role '.join(names)}   Then, here: covey join TOKEN",
+                reason="no_network",
+            )
+        return
+    if me.removed:
+        raise CallError(
+            "forbidden", "This machine was removed from its network. With a new invite: covey join --replace TOKEN"
+        )
+    missing = [name for name in names if name not in me.roles]
+    if missing and "auth" not in me.roles:
+        raise CallError(
+            "forbidden",
+            f"This machine was admitted as {', '.join(me.roles)}, not as {', '.join(missing)}. Ask for another invite"
+            f" with --role {' --role '.join(missing)}, or leave that role out.",
+        )
+
+
+def _known_role(config: Config, name: str) -> tuple[Role, msgspec.Struct]:
+    try:
+        return config.roles[name]
+    except KeyError:
+        raise CallError("invalid", f"Name the role {name!r} in [node] roles: it is not one of Covey's own.") from None
 
 
 async def _open_base(stack: AsyncExitStack, config: Config, folder: Path) -> _Base:
@@ -241,6 +255,7 @@ async def _open_role(role: Role, config: Config, base: _Base, info: NodeInfo) ->
         lifecycle=base.lifecycle,
         folder=base.folder,
         assets=assets_folder(),
+        cluster=base.cluster,
         backends=tuple(config.backends[name] for name in backends_of(settings)),
     )
     passing: BaseException | None = None
@@ -326,11 +341,6 @@ def _config(config: Config | Mapping[str, Any] | Path | None, roles: Sequence[st
     return configuration.build(config, overrides=overrides)
 
 
-def default_data_folder() -> Path:
-    """The user's own data folder (XDG on Linux)."""
-    return Path(platformdirs.user_data_dir("covey"))
-
-
 def in_order(roles: Sequence[Role]) -> list[Role]:
     """Sorted so that each comes after those it needs, as far as they are here; otherwise as given.
 
@@ -343,16 +353,6 @@ def in_order(roles: Sequence[Role]) -> list[Role]:
         return [by_name[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError as error:
         raise CallError("invalid", f"These roles need each other first: {' -> '.join(error.args[1])}.") from error
-
-
-def memory_bytes() -> int:
-    """The resident memory of this process; where the system does not tell it, the most it ever was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return pages * resource.getpagesize()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ libp2p is imported only when they wake: it costs 0.3 s and 47 MB, which a laptop
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -24,8 +24,8 @@ from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.store.identity import Identity
+from covey.store.rows import MemberRow
 from covey.store.writer import Store
-from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,10 @@ class HostOpener(Protocol):
         identity: Identity,
         listen: str,
         *,
-        network_id: str,
-        config: NetworkConfig,
+        announce: Sequence[str] = (),
         is_member: Callable[[PeerId], bool],
         on_rpc: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
         on_join: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
-        on_hint: Callable[[PeerId, tuple[str, ...]], Awaitable[None]],
     ) -> AbstractAsyncContextManager[ClusterHost]:
         """`listen`: `host:port`, or "none"."""
         ...
@@ -90,7 +88,6 @@ class Cluster:
         bus: Bus,
         store: Store,
         identity: Identity,
-        metrics: Metrics,
         config: NetworkConfig,
         open_host: HostOpener,
     ) -> None:
@@ -101,7 +98,6 @@ class Cluster:
         self._bus = bus
         self._store = store
         self._identity = identity
-        self._metrics = metrics
         self._config = config
         self._open_host = open_host
         self._local = store.local("cluster")
@@ -145,17 +141,47 @@ class Cluster:
         """Every link that is kept, up or down."""
         return () if self._links is None else self._links.info()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Watch the membership until cancelled; wakes by itself where this node was in a cluster before."""
+    @property
+    def own(self) -> MemberRow | None:
+        """This machine's own admission; `None` where it belongs to no network."""
+        return self.membership.get(self._bus.me)
+
+    def roles(self) -> tuple[str, ...]:
+        """What this machine joined its network as; () where it founded one, or has none."""
+        kept = self._local.get(b"roles")
+        return () if kept is None else msgspec.msgpack.decode(kept, type=tuple[str, ...])
+
+    async def keep_roles(self, roles: tuple[str, ...]) -> None:
+        """Remember what this machine joined as, so that later starts need no `--role`."""
+        await self._local.put_all([(b"roles", msgspec.msgpack.encode(roles)), (b"awake", b"1")])
+
+    @asynccontextmanager
+    async def running(self, drained: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+        """Keep the links while the block runs; wakes by itself where this node was in a cluster before.
+
+        Args:
+            drained: waited for before the links are cut.
+        """
+        self._bus.serve(EXCHANGE_ADDRESSES, self._exchange)
+        self._bus.serve(NOTICE, self._notice)
         async with open_background() as nursery:
             self._nursery = nursery
-            self._bus.serve(EXCHANGE_ADDRESSES, self._exchange)
-            self._bus.serve(NOTICE, self._notice)
             nursery.start_soon(self.membership.watch)
             if self._local.get(b"awake") or len(self.membership.rows()) > 1:
                 await self.wake()
-            task_status.started()
-            await trio.sleep_forever()
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):  # bounded by the grace period
+                    await drained()
+                self._nursery = None
+
+    async def idle(self) -> None:
+        """Until no call of another node runs here."""
+        while any(  # noqa: ASYNC110 - only while the node stops; sessions have no event for it
+            link.session is not None and link.session.calls_in_flight[1] for link in self.links()
+        ):
+            await trio.sleep(0.02)
 
     async def wake(self) -> None:
         """Listen and link, from now on and after every restart; waking twice is no error."""
@@ -193,12 +219,10 @@ class Cluster:
                 opening = self._open_host(
                     self._identity,
                     listen,
-                    network_id=self.membership.network_id,
-                    config=self._config,
+                    announce=self._config.announce,
                     is_member=self.membership.is_member,
                     on_rpc=self._on_rpc,
                     on_join=self._on_join,
-                    on_hint=self._on_hint,
                 )
                 try:
                     host = await stack.enter_async_context(opening)

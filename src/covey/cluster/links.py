@@ -52,7 +52,7 @@ class Host(Protocol):
         """A stream to that very peer, and the address that worked. `CallError`: `unreachable`."""
         ...
 
-    async def close_peer(self, peer: PeerId) -> None:
+    def close_peer(self, peer: PeerId) -> None:
         """Cut whatever connects to a peer, at once."""
         ...
 
@@ -131,7 +131,7 @@ class Links:
             link.session.refuse(CallError("forbidden", "This machine was removed from the network.", reason=REMOVED))
             with trio.move_on_after(1.0):
                 await link.session.closed.wait()
-        await self._host.close_peer(link.peer)
+        self._host.close_peer(link.peer)
 
     async def _spread_hints(self) -> None:
         seen = self._book.hints.count

@@ -19,6 +19,9 @@ PEOPLE: frozenset[Party] = frozenset({"web", "operator"})
 
 MEMBERS: frozenset[Party] = frozenset({"member"})
 
+ADMINISTRATION: frozenset[Party] = PEOPLE | MEMBERS
+"""Who may ask with a person's credential, which auth checks: the command line of a node without the auth role, too."""
+
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,31}"
 """A log-in name: lower case, so that two people cannot differ by case alone."""
 PASSWORD_CHARS_MIN = 10
@@ -217,7 +220,7 @@ class AddUser(msgspec.Struct, frozen=True):
     role: AccountRole = "user"
 
 
-ADD_USER = Unary("auth.add_user", AddUser, Account, access=PEOPLE)
+ADD_USER = Unary("auth.add_user", AddUser, Account, access=ADMINISTRATION)
 
 
 class ListUsers(msgspec.Struct, frozen=True):
@@ -226,7 +229,7 @@ class ListUsers(msgspec.Struct, frozen=True):
     actor: Actor
 
 
-LIST_USERS = Unary("auth.list_users", ListUsers, Accounts, access=PEOPLE, idempotent=True)
+LIST_USERS = Unary("auth.list_users", ListUsers, Accounts, access=ADMINISTRATION, idempotent=True)
 
 
 class SetStanding(msgspec.Struct, frozen=True):
@@ -240,7 +243,7 @@ class SetStanding(msgspec.Struct, frozen=True):
     active: bool
 
 
-SET_STANDING = Unary("auth.set_standing", SetStanding, Account, access=PEOPLE)
+SET_STANDING = Unary("auth.set_standing", SetStanding, Account, access=ADMINISTRATION)
 
 
 class ResetPassword(msgspec.Struct, frozen=True):
@@ -251,7 +254,7 @@ class ResetPassword(msgspec.Struct, frozen=True):
     password: str
 
 
-RESET_PASSWORD = Unary("auth.reset_password", ResetPassword, Account, access=PEOPLE)
+RESET_PASSWORD = Unary("auth.reset_password", ResetPassword, Account, access=ADMINISTRATION)
 
 
 class InvitePerson(msgspec.Struct, frozen=True):
@@ -271,7 +274,7 @@ class Invitation(msgspec.Struct, frozen=True):
     expires_at: int
 
 
-INVITE_PERSON = Unary("auth.invite_person", InvitePerson, Invitation, access=PEOPLE)
+INVITE_PERSON = Unary("auth.invite_person", InvitePerson, Invitation, access=ADMINISTRATION)
 
 
 class CreateKey(msgspec.Struct, frozen=True):
@@ -299,7 +302,7 @@ class NewKey(msgspec.Struct, frozen=True):
     key: str
 
 
-CREATE_KEY = Unary("auth.create_key", CreateKey, NewKey, access=PEOPLE)
+CREATE_KEY = Unary("auth.create_key", CreateKey, NewKey, access=ADMINISTRATION)
 """Answers once the key is on this node's disk."""
 
 KeyState = Literal["active", "expired", "revoked", "owner_disabled"]
@@ -335,7 +338,7 @@ class ListKeys(msgspec.Struct, frozen=True):
     everyone: bool = False
 
 
-LIST_KEYS = Unary("auth.list_keys", ListKeys, Keys, access=PEOPLE, idempotent=True)
+LIST_KEYS = Unary("auth.list_keys", ListKeys, Keys, access=ADMINISTRATION, idempotent=True)
 
 
 class RevokeKey(msgspec.Struct, frozen=True):
@@ -345,7 +348,7 @@ class RevokeKey(msgspec.Struct, frozen=True):
     id: str
 
 
-REVOKE_KEY = Unary("auth.revoke_key", RevokeKey, KeyInfo, access=PEOPLE)
+REVOKE_KEY = Unary("auth.revoke_key", RevokeKey, KeyInfo, access=ADMINISTRATION)
 
 
 class KeyUsed(msgspec.Struct, frozen=True):

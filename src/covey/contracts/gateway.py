@@ -4,7 +4,10 @@ import msgspec
 
 from covey.contracts.auth import Actor
 from covey.contracts.inference import ChatDelta, ChatRequest, ModelState
-from covey.contracts.method import Nothing, Streaming, Unary
+from covey.contracts.method import Nothing, Party, Streaming, Unary
+
+ASKERS: frozenset[Party] = frozenset({"web", "operator", "member"})
+"""Whoever is not the operator of the gateway's own node shows a person's credential."""
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -14,7 +17,7 @@ class Completion(msgspec.Struct, frozen=True):
     chat: ChatRequest
 
 
-COMPLETE = Streaming("gateway.complete", Completion, ChatDelta, access=frozenset({"web", "operator"}), idle_seconds=150)
+COMPLETE = Streaming("gateway.complete", Completion, ChatDelta, access=ASKERS, idle_seconds=150)
 """What the dashboard's chat, `covey chat` and `node.chat` use: nothing but a gateway calls CHAT."""
 
 
@@ -43,9 +46,7 @@ class ListModels(msgspec.Struct, frozen=True):
     actor: Actor
 
 
-LIST_MODELS = Unary(
-    "gateway.list_models", ListModels, ModelSummaries, access=frozenset({"web", "operator"}), idempotent=True
-)
+LIST_MODELS = Unary("gateway.list_models", ListModels, ModelSummaries, access=ASKERS, idempotent=True)
 
 
 class GatewayStats(msgspec.Struct, frozen=True):
@@ -69,4 +70,4 @@ class GatewayStats(msgspec.Struct, frozen=True):
     history: tuple[tuple[int, int], ...]
 
 
-STATS = Unary("gateway.stats", Nothing, GatewayStats, access=frozenset({"web", "operator"}), idempotent=True)
+STATS = Unary("gateway.stats", Nothing, GatewayStats, access=ASKERS, idempotent=True)

@@ -10,6 +10,11 @@ from covey.contracts.method import Nothing, Party, Streaming, Unary
 
 INVITE_USES_MAX = 1_000
 INVITE_SECONDS_MAX = 30 * 24 * 3600
+INVITE_USES_SHOWN = 20
+NODE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+"""What a node may be called. No two members' names are the same, whatever their case."""
+ROLE_NAME_PATTERN = r"[a-z][a-z0-9_-]{0,31}"
+"""A role's name, a plug-in's too; never that of a `Party` which is no role."""
 ADMINISTRATORS: frozenset[Party] = frozenset({"web", "operator", "member"})
 """From another node than an auth node, the operator calls as `member`, with an administrator's key."""
 
@@ -43,7 +48,10 @@ class InviteUse(msgspec.Struct, frozen=True):
 
 
 class InviteInfo(msgspec.Struct, frozen=True):
-    """An invite without its secret. `issuer` is the node that alone can burn it."""
+    """An invite without its secret. `issuer` is the node that alone can burn it.
+
+    `used`: the latest `INVITE_USES_SHOWN`, in their order.
+    """
 
     id: str
     issuer: str
@@ -55,7 +63,7 @@ class InviteInfo(msgspec.Struct, frozen=True):
 
 
 class Invites(msgspec.Struct, frozen=True):
-    """Newest first."""
+    """Those that the answering node issued, newest first; of those that are over, only the latest."""
 
     invites: tuple[InviteInfo, ...]
 

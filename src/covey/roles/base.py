@@ -30,11 +30,12 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """Who this node is. `started_at` in Unix seconds."""
+    """Who this node is. `started_at` in Unix seconds. `roles` in starting order."""
 
     name: str
     version: str
     started_at: int
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

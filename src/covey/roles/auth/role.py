@@ -25,7 +25,9 @@ from covey.store.rows import SessionRow
 @asynccontextmanager
 async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, None]:
     """Serve until the block is left; what gateways reported of the keys' use is on the disk by then."""
-    async with open_feeds(parts.store, parts.identity, parts.clock, node_name=parts.node.name, found=True) as feeds:
+    async with open_feeds(
+        parts.store, parts.identity, parts.clock, node_name=parts.node.name, roles=parts.node.roles, found=True
+    ) as feeds:
         realm = await _open_realm(config, parts, feeds)
         usage = KeyUsage(parts.store.local("auth"))
         _serve(parts, realm, usage)
