@@ -1,5 +1,6 @@
 """How a verb reaches the running node."""
 
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from covey.cli.verbs import Settings
 
 if TYPE_CHECKING:
     from covey.client import Client
+    from covey.contracts.auth import Actor
 
 T = TypeVar("T")
+ADMIN_KEY_VARIABLE = "COVEY_ADMIN_KEY"
 
 
 def ask_node(settings: Settings, work: Callable[["Client"], Awaitable[T]]) -> T:
@@ -27,6 +30,13 @@ def ask_node(settings: Settings, work: Callable[["Client"], Awaitable[T]]) -> T:
         level="debug" if settings.verbose else "error", style="text", tracebacks=settings.verbose, stream=None
     )
     return trio.run(partial(_ask, settings.folder, work))
+
+
+def on_behalf() -> "Actor":
+    """Who asks the auth role: nobody in particular, which is enough on an auth node, or `COVEY_ADMIN_KEY`'s owner."""
+    from covey.contracts.auth import Actor
+
+    return Actor(key=os.environ.get(ADMIN_KEY_VARIABLE, ""))
 
 
 async def _ask(folder: Path, work: Callable[["Client"], Awaitable[T]]) -> T:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from covey.cli.asking import ask_node
+from covey.cli.asking import ask_node, on_behalf
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration
 from covey.cli.verbs import Settings, Verbs, json_option
@@ -39,10 +39,10 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a key. It is printed once, alone on standard output."""
-    from covey.contracts.auth import CREATE_KEY, Actor, CreateKey, KeyLimits
+    from covey.contracts.auth import CREATE_KEY, CreateKey, KeyLimits
 
     request = CreateKey(
-        Actor(),
+        on_behalf(),
         user=user,
         label=label,
         models=models,
@@ -64,9 +64,9 @@ def create(
 @click.pass_obj
 def list_(settings: Settings, *, user: str | None, as_json: bool) -> None:
     """List the keys, newest first."""
-    from covey.contracts.auth import LIST_KEYS, Actor, ListKeys
+    from covey.contracts.auth import LIST_KEYS, ListKeys
 
-    request = ListKeys(Actor(), everyone=True)
+    request = ListKeys(on_behalf(), everyone=True)
     found = ask_node(settings, lambda client: client.bus.call(LIST_KEYS, request)).keys
     chosen = [one for one in found if user is None or user in (one.owner_name, one.owner)]
     if as_json:
@@ -96,9 +96,9 @@ def list_(settings: Settings, *, user: str | None, as_json: bool) -> None:
 @click.pass_obj
 def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
     """Revoke a key, for ever."""
-    from covey.contracts.auth import REVOKE_KEY, Actor, RevokeKey
+    from covey.contracts.auth import REVOKE_KEY, RevokeKey
 
-    info = ask_node(settings, lambda client: client.bus.call(REVOKE_KEY, RevokeKey(Actor(), key_id)))
+    info = ask_node(settings, lambda client: client.bus.call(REVOKE_KEY, RevokeKey(on_behalf(), key_id)))
     if as_json:
         print_json(info)
         return

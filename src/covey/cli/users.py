@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from covey.cli.asking import ask_node
+from covey.cli.asking import ask_node, on_behalf
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration, read_secret
 from covey.cli.verbs import Settings, Verbs, json_option
@@ -31,10 +31,10 @@ def users() -> None:
 @click.pass_obj
 def add(settings: Settings, name: str, *, admin: bool, password_file: str | None, as_json: bool) -> None:
     """Make an account. Without --password-file the password is asked for."""
-    from covey.contracts.auth import ADD_USER, Actor, AddUser
+    from covey.contracts.auth import ADD_USER, AddUser
 
     password = read_secret("password", password_file, "--password-file", confirm=True)
-    request = AddUser(Actor(), name, password, role="admin" if admin else "user")
+    request = AddUser(on_behalf(), name, password, role="admin" if admin else "user")
     account = ask_node(settings, lambda client: client.bus.call(ADD_USER, request))
     _say(account, f"{account.name} may log in now{' and is an administrator' if admin else ''}.", as_json=as_json)
 
@@ -44,9 +44,9 @@ def add(settings: Settings, name: str, *, admin: bool, password_file: str | None
 @click.pass_obj
 def list_(settings: Settings, *, as_json: bool) -> None:
     """List everybody."""
-    from covey.contracts.auth import LIST_USERS, Actor, ListUsers
+    from covey.contracts.auth import LIST_USERS, ListUsers
 
-    found = ask_node(settings, lambda client: client.bus.call(LIST_USERS, ListUsers(Actor()))).accounts
+    found = ask_node(settings, lambda client: client.bus.call(LIST_USERS, ListUsers(on_behalf()))).accounts
     if as_json:
         print_json(found)
         return
@@ -94,10 +94,10 @@ def disable(settings: Settings, name: str, *, as_json: bool) -> None:
 @click.pass_obj
 def passwd(settings: Settings, name: str, *, password_file: str | None, as_json: bool) -> None:
     """Set somebody's password; every session of theirs ends."""
-    from covey.contracts.auth import RESET_PASSWORD, Actor, ResetPassword
+    from covey.contracts.auth import RESET_PASSWORD, ResetPassword
 
     password = read_secret("new password", password_file, "--password-file", confirm=True)
-    request = ResetPassword(Actor(), name, password)
+    request = ResetPassword(on_behalf(), name, password)
     account = ask_node(settings, lambda client: client.bus.call(RESET_PASSWORD, request))
     _say(account, f"{account.name} has a new password, and is logged out everywhere.", as_json=as_json)
 
@@ -110,11 +110,11 @@ def passwd(settings: Settings, name: str, *, password_file: str | None, as_json:
 @click.pass_obj
 def invite(settings: Settings, *, admin: bool, expires: int, label: str, as_json: bool) -> None:
     """Make a link with which one person can register."""
-    from covey.contracts.auth import INVITE_PERSON, Actor, InvitePerson
+    from covey.contracts.auth import INVITE_PERSON, InvitePerson
     from covey.contracts.cluster import NODE_STATUS
     from covey.contracts.method import Nothing
 
-    request = InvitePerson(Actor(), "admin" if admin else "user", label, expires)
+    request = InvitePerson(on_behalf(), "admin" if admin else "user", label, expires)
 
     async def work(client: "Client") -> tuple[str, str, int]:
         invitation = await client.bus.call(INVITE_PERSON, request)
@@ -133,9 +133,9 @@ def invite(settings: Settings, *, admin: bool, expires: int, label: str, as_json
 
 
 def _set_standing(settings: Settings, name: str, outcome: str, *, active: bool, as_json: bool) -> None:
-    from covey.contracts.auth import SET_STANDING, Actor, SetStanding
+    from covey.contracts.auth import SET_STANDING, SetStanding
 
-    request = SetStanding(Actor(), name, active)
+    request = SetStanding(on_behalf(), name, active)
     account = ask_node(settings, lambda client: client.bus.call(SET_STANDING, request))
     _say(account, f"{account.name} {outcome}.", as_json=as_json)
 

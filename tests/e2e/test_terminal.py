@@ -1,0 +1,124 @@
+"""What only a terminal shows: hidden prompts and the conversation, through a real pseudo-terminal."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import COVEY, ECHO, PASSWORD, NodeProcess, running_node
+
+ANSWER_SECONDS = 20.0
+
+
+class Terminal:
+    """A program on a pseudo-terminal. `screen` is everything it has written."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+        self.screen = ""
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COVEY, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**environment, "TERM": "xterm"},
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def expect(self, text: str) -> None:
+        """Read until the text appears after what was expected before."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while text not in self.screen:
+            assert time.monotonic() < deadline, self.screen
+            if not self._read():
+                break
+        assert text in self.screen, self.screen
+        self.screen = self.screen.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        """The exit code."""
+        while self._read():
+            pass
+        os.close(self._master)
+        return self.process.wait(ANSWER_SECONDS)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], 1.0)[0]:
+            return True
+        try:
+            content = os.read(self._master, 65_536)
+        except OSError:  # Linux says EIO once the other side is closed
+            return False
+        self.screen += content.decode(errors="replace")
+        return bool(content)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with running_node(tmp_path_factory.mktemp("node"), config=ECHO + "[backends.echo]\ntoken_seconds = 0.05\n") as one:
+        yield one
+
+
+def test_a_password_is_asked_for_twice_and_never_shown(node: NodeProcess) -> None:
+    terminal = Terminal(node.place.environment, "users", "add", "ann", "--admin")
+    terminal.expect("Password:")
+    terminal.type(PASSWORD + "\n")
+    terminal.expect("confirm")
+    terminal.type(PASSWORD + "\n")
+    terminal.expect("ann may log in now")
+    assert terminal.end() == 0
+    assert PASSWORD not in terminal.screen
+
+
+def test_an_interrupted_prompt_exits_with_130(node: NodeProcess) -> None:
+    terminal = Terminal(node.place.environment, "users", "add", "bob")
+    terminal.expect("Password:")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+
+
+def test_a_conversation(node: NodeProcess) -> None:
+    terminal = Terminal(node.place.environment, "chat")
+    terminal.expect("> ")
+    terminal.type("hello there\n")
+    terminal.expect("hello there\r\n")  # the echo of what was typed
+    terminal.expect("hello there")
+    terminal.expect("> ")
+    terminal.type("word " * 200 + "end\n")
+    terminal.expect("end\r\n")
+    terminal.expect("word word")
+    terminal.process.send_signal(signal.SIGINT)  # 200 words take 10 s: this stops them
+    terminal.expect("> ")
+    assert "end" not in terminal.screen
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.expect("Ctrl-D leaves")
+    terminal.type("again\n")
+    terminal.expect("again\r\n")
+    terminal.expect("again")
+    terminal.expect("> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_an_interrupted_answer_of_one_question_exits_with_130(node: NodeProcess) -> None:
+    terminal = Terminal(node.place.environment, "chat", "echo", "word " * 200)
+    terminal.expect("word word")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+
+
+def test_tables_fit_a_narrow_terminal(node: NodeProcess, tmp_path: Path) -> None:
+    environment = {**node.place.environment, "COLUMNS": "80"}
+    terminal = Terminal(environment, "status")
+    terminal.expect("roles")
+    assert terminal.end() == 0
+    assert max(len(line.rstrip()) for line in terminal.screen.splitlines()) <= 80
