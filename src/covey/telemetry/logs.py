@@ -14,7 +14,7 @@ SECRET_PATTERN = re.compile(
     r"""cvy_[A-Za-z0-9]+_[A-Za-z0-9_]+          # API keys
       | covey1[a-z2-7]{16,}                     # invites of machines
       | \b(?:sk|hf|gsk)[-_][A-Za-z0-9_-]{16,}   # upstreams' keys
-      | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]+=*
+      | (?P<kept>(?i:\bbearer)\s+)[A-Za-z0-9._~+/-]{8,}=*
       | (?<=\#)[A-Za-z0-9_-]{20,}               # secrets in a URL's fragment
       | \$argon2id?\$[^\s"']+
     """,
@@ -35,7 +35,7 @@ def set_request_id(request_id: str) -> None:
 
 def redact(text: str) -> str:
     """A text without the secrets that have a known shape."""
-    return SECRET_PATTERN.sub(REDACTED, text)
+    return SECRET_PATTERN.sub(lambda found: (found["kept"] or "") + REDACTED, text)
 
 
 class RedactingFilter(logging.Filter):
@@ -43,11 +43,20 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always keeps the record."""
-        record.msg = redact(record.getMessage())
+        record.msg = redact(_message(record))
         record.args = None
         if record.exc_info and not record.exc_text:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:  # maybe cached by another handler's formatter
+            record.exc_text = redact(record.exc_text)
         return True
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001 - whatever an argument does: a log call must not break its caller
+        return f"{record.msg} (not formatted: {type(error).__name__})"
 
 
 class TextFormatter(logging.Formatter):
@@ -60,11 +69,13 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, with a traceback below it only where asked for."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{clock} {record.levelname.lower():7} {_short(record.name)}: {record.getMessage()}"
+        line = f"{clock} {record.levelname.lower():7} {_short(record.name)}: {_one_line(record.getMessage())}"
         if request_id := current_request_id():
             line += f" (request {request_id})"
         if record.exc_text:
-            line += "\n" + record.exc_text if self._tracebacks else " — " + record.exc_text.rsplit("\n", 1)[-1]
+            line += (
+                "\n" + record.exc_text if self._tracebacks else " — " + _one_line(record.exc_text.rsplit("\n", 1)[-1])
+            )
         return line
 
 
@@ -83,7 +94,8 @@ class JsonFormatter(logging.Formatter):
             entry["request_id"] = request_id
         if record.exc_text:
             entry["error"] = record.exc_text
-        return json.dumps(entry, ensure_ascii=False)
+        # A lone surrogate is no UTF-8, but `\udc00` is JSON.
+        return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def configure(
@@ -101,6 +113,13 @@ def configure(
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("covey").setLevel(level.upper())
+
+
+def _one_line(text: str) -> str:
+    """Control characters as escapes: what somebody else chose must not look like a line of ours."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _short(name: str) -> str:
