@@ -3,6 +3,7 @@
 They keep the contracts' promises (who may, which error) and nothing else: no disk, no hashing, no models.
 """
 
+import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -233,6 +234,7 @@ class FakeGateway:
         default_factory=lambda: [gateway.ModelSummary("tiny", "loaded", ("chat",), ("alpha",), 4096)]
     )
     stats: gateway.GatewayStats = field(default_factory=lambda: QUIET)
+    thinking_seconds: float = 0.0
     speak: Speak = say_hello
     heard: list[gateway.Completion] = field(default_factory=list)
     left: trio.Event = field(default_factory=trio.Event)
@@ -252,6 +254,7 @@ class FakeGateway:
         return gateway.ModelSummaries(tuple(self.models))
 
     async def figures(self, _: Caller, __: Nothing) -> gateway.GatewayStats:
+        await trio.sleep(self.thinking_seconds)
         return self.stats
 
     def serve(self, bus: Bus) -> None:
@@ -301,3 +304,53 @@ async def open_world(
     parts = FakeParts(bus.stamped("web"), NodeInfo("alpha", "0.1.0", int(NOW) - 4000), world.router, clock, ROOT)
     async with bus.open(), open_web(config or WebConfig(), parts):  # type: ignore[arg-type]
         yield world
+
+
+@dataclass
+class Page:
+    """What came back."""
+
+    status: int
+    text: str
+    headers: Any
+    cookies: list[str]
+
+    @property
+    def csrf(self) -> str:
+        found = re.search(r'(?:name="csrf" value|data-csrf)="([0-9a-f]+)"', self.text)
+        assert found, f"no form on this page: {self.text[:200]}"
+        return found[1]
+
+
+class Browser:
+    """One person's browser: keeps cookies, and sends the token of the page it saw last."""
+
+    def __init__(self, world: World, *, scheme: str = "http") -> None:
+        app: Any = world.router._find("/")
+        self.client = app.test_client()
+        self.scheme = scheme
+        self.csrf = ""
+
+    async def open(self, path: str, method: str = "GET", **more: Any) -> Page:
+        scope = {"client": ("192.0.2.7", 4711)}
+        response = await self.client.open(path, method=method, scheme=self.scheme, scope_base=scope, **more)
+        text = await response.get_data(as_text=True)
+        page = Page(response.status_code, text, response.headers, response.headers.getlist("Set-Cookie"))
+        if 'name="csrf"' in text or "data-csrf=" in text:
+            self.csrf = page.csrf
+        return page
+
+    async def get(self, path: str, **headers: str) -> Page:
+        return await self.open(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    async def post(self, path: str, form: dict[str, Any] | None = None, **headers: str) -> Page:
+        fields = {"csrf": self.csrf} | (form or {})
+        return await self.open(
+            path, "POST", form=fields, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    async def log_in(self, name: str, password: str = PASSWORD) -> Page:
+        await self.get("/login")
+        page = await self.post("/login", {"name": name, "password": password, "next": "/"})
+        await self.get("/account")
+        return page

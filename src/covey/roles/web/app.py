@@ -3,13 +3,12 @@
 import hashlib
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import trio
 from jinja2 import StrictUndefined
 from quart import (
     Response,
-    abort,
     g,
     redirect,
     request,
@@ -17,6 +16,7 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
+from quart_trio.wrappers import TrioRequest
 
 from covey.errors import CallError
 from covey.roles.web import display, faults, sessions
@@ -37,6 +37,15 @@ from covey.roles.web.security import (
 STATIC_SECONDS = 365 * 24 * 3600
 
 
+class BoundedRequest(TrioRequest):
+    """A request that stops taking its body at what its page may need: conversations are long, forms are short."""
+
+    def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
+        if path != "/chat/stream":
+            named["max_content_length"] = FORM_BYTES_MAX
+        super().__init__(method, scheme, path, *rest, **named)
+
+
 def build(surroundings: Web) -> QuartTrio:
     """Make the application. It serves nothing until its `startup()` has run, in its own nursery."""
     app = QuartTrio(
@@ -44,10 +53,9 @@ def build(surroundings: Web) -> QuartTrio:
         static_folder=None,  # served by `static_file` below, under paths that change with the contents
         template_folder=str(surroundings.assets / "templates"),
     )
+    app.request_class = BoundedRequest
     app.extensions[EXTENSION] = surroundings
     app.config["MAX_CONTENT_LENGTH"] = surroundings.config.chat_body_bytes_max
-    app.config["MAX_FORM_MEMORY_SIZE"] = FORM_BYTES_MAX
-    app.config["MAX_FORM_PARTS"] = 500
     app.config["BODY_TIMEOUT"] = surroundings.config.body_seconds_max
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -97,8 +105,6 @@ async def admit() -> ResponseReturnValue | None:
         raise faults.Refused("This came from another site's page, so it was not done.", reason="cross_site")
     if endpoint == "static_file":
         return None
-    if changes and endpoint != "chat.stream" and (request.content_length or 0) > FORM_BYTES_MAX:
-        abort(413)
     who = g.visitor = await sessions.recognise()
     if ACCESS[endpoint] != "anyone" and who.account is None:
         return to_log_in(ended=who.ended)

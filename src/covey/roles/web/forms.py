@@ -34,6 +34,10 @@ class Form:
             raise CallError("invalid", f"This is longer than {FIELD_CHARS_MAX} characters.", param=name)
         return value
 
+    def shown(self, name: str) -> str:
+        """A field as it goes back into a form that is shown again."""
+        return self.fields.get(name, "")[:FIELD_CHARS_MAX].strip()
+
     def log_in_name(self, name: str = "name") -> str:
         """A log-in name; names have no capitals, keyboards of phones like to begin with one."""
         return self.text(name).lower()

@@ -82,7 +82,7 @@ async def set_up() -> Response:
     try:
         grant = await ask(SET_UP, SetUp(form.text("secret"), form.log_in_name(), new_password(form)))
     except CallError as error:
-        return await form_page("setup.html", error, name=form.text("name"), secret=form.text("secret"))
+        return await form_page("setup.html", error, name=form.shown("name"), secret=form.shown("secret"))
     return enter(grant, "/", "welcome")
 
 
@@ -106,7 +106,7 @@ async def log_in() -> Response:
         grant = await ask(LOG_IN, LogIn(form.log_in_name(), form.verbatim("password"), client_address()))
     except CallError as error:
         state = await ask(AUTH_STATE, Nothing())
-        return await form_page("login.html", error, name=form.text("name"), back=back, state=state)
+        return await form_page("login.html", error, name=form.shown("name"), back=back, state=state)
     return enter(grant, back)
 
 
@@ -131,7 +131,7 @@ async def register() -> Response:
         registered = await ask(REGISTER, wish)
     except CallError as error:
         state = await ask(AUTH_STATE, Nothing())
-        return await _register_form(state, error, name=form.text("name"), invitation=form.text("invitation"))
+        return await _register_form(state, error, name=form.shown("name"), invitation=form.shown("invitation"))
     if registered.grant is None:
         return await form_page("registered.html", name=registered.account.name)
     return enter(registered.grant, "/", "welcome")

@@ -57,7 +57,7 @@ async def add() -> Response:
     try:
         account = await ask(ADD_USER, AddUser(visitor().actor, form.log_in_name(), password, _role(form)))
     except CallError as error:
-        return await _people_page(error, name=form.text("name"), opened="add")
+        return await _people_page(error, name=form.shown("name"), opened="add")
     return await _people_page(
         handover=_password_handover(f"The account {account.name} is ready", account.name, password)
     )
@@ -68,7 +68,7 @@ async def invite() -> Response:
     """Make a one-time link, with which a person registers and chooses their own password."""
     form = await read_form()
     try:
-        days = form.number("days", lowest=1, highest=90) or 7
+        days = form.number("days", lowest=1, highest=30) or 7
         wish = InvitePerson(visitor().actor, _role(form), form.text("label"), days * _DAY_SECONDS)
         invitation = await ask(INVITE_PERSON, wish)
     except CallError as error:
