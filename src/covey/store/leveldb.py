@@ -76,8 +76,8 @@ class LevelStore:
         except _FAILURES as error:
             failure = _explain(error, self._folder)
             if failure.reason != "closed":
-                # A record that was cut short may lie in the log now: what LevelDB wrote behind it would be lost when
-                # the log is read again. Opening anew starts another log.
+                # A record that was cut short may lie in the log now. LevelDB would go on behind it, acknowledge, and
+                # at the next opening find the whole log damaged. Opening anew starts another log.
                 self._failure = StoreError(f"{failure.message} Then restart this node.", reason=failure.reason)
             raise failure from error
 
