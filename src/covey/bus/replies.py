@@ -39,6 +39,7 @@ class Replies(Generic[Item]):
         self._timeout_seconds = timeout_seconds
         self._deadline = float("inf") if timeout_seconds is None else trio.current_time() + timeout_seconds
         self._taken = taken
+        self._waiting_since: float | None = None
         self.failure: CallError | None = None
         """How the stream ended, set before its channel is closed; `None`: well."""
 
@@ -58,12 +59,16 @@ class Replies(Generic[Item]):
             if self.failure is not None:
                 raise self.failure from None
             raise StopAsyncIteration from None
+        self._waiting_since = None
         if self._taken is not None:
             self._taken(1)
         return item
 
     async def _wait(self) -> Item:
-        latest = trio.current_time() + self._method.idle_seconds
+        if self._waiting_since is None:
+            self._waiting_since = trio.current_time()
+        # From the first wait: a reader that gives up now and then, to say it is still there, does not start it anew.
+        latest = self._waiting_since + self._method.idle_seconds
         with trio.CancelScope(deadline=min(latest, self._deadline)):
             return await self._channel.receive()
         if self._timeout_seconds is not None and self._deadline <= latest:
