@@ -1,0 +1,264 @@
+"""The dashboard as people meet it: a real node, a real browser, with scripts, styles and the policy on both.
+
+`COVEY_SHOTS=folder` keeps a picture of every page, in both widths and both lights.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from running import NodeProcess, running_node, wait_for
+
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's Chromium: apt-get install chromium"),
+]
+
+PATIENCE_MILLISECONDS = 15_000
+PASSWORD = "correct horse battery 7"
+SLOW_ECHO = """
+[inference]
+backends = ["echo"]
+default_model = ""
+[backends.echo]
+token_seconds = 0.05
+[web]
+refresh_seconds = 1
+"""
+EVIL = "<img src=x onerror=alert(1)> <script>alert(1)</script> [x](javascript:alert(1)) **bold** `code`"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with running_node(tmp_path_factory.mktemp("node"), config=SLOW_ECHO) as running:
+        running.add_user("ada", admin=True, password=PASSWORD)
+        running.add_user("grace", admin=False, password=PASSWORD)
+        yield running
+
+
+class Visit:
+    """One person's window; collects what the browser complains about."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        self.context = context
+        self.url = url
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.url + path)
+
+    def log_in(self, name: str) -> "Visit":
+        self.go("/login")
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("Password", exact=True).fill(PASSWORD)
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.wait_for_url(self.url + "/")
+        return self
+
+    def say(self, words: str) -> None:
+        self.page.get_by_label("Your message").fill(words)
+        self.page.keyboard.press("Enter")
+
+
+@contextmanager
+def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
+    context = browser.new_context(
+        viewport={"width": width, "height": 820},
+        color_scheme="dark" if scheme == "dark" else "light",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
+    try:
+        yield Visit(context, url)
+    finally:
+        context.close()
+
+
+def running_now(node: NodeProcess) -> float:
+    """How many answers the engine works on."""
+    metrics = httpx.get(f"{node.url}/metrics").text
+    found = re.findall(r'^covey_num_requests_running\{model="echo"\} (\S+)$', metrics, re.MULTILINE)
+    return float(found[0]) if found else 0.0
+
+
+def test_from_the_set_up_link_to_an_answer(browser: Browser, tmp_path: Path) -> None:
+    with running_node(tmp_path, config=SLOW_ECHO) as fresh, visit(browser, fresh.url) as ada:
+        link = re.search(r"http://\S+/setup#\S+", fresh.said())
+        assert link
+        requests: list[str] = []
+        ada.page.on("request", lambda request: requests.append(request.url))
+        ada.page.goto(link[0])
+        expect(ada.page.get_by_label("Set-up secret")).to_be_hidden()
+        assert "#" not in ada.page.url
+        ada.page.get_by_label("Log-in name").fill("Ada")
+        ada.page.get_by_label("New password").fill(PASSWORD)
+        ada.page.get_by_label("The same again").fill(PASSWORD)
+        ada.page.get_by_role("button", name="Make my account").click()
+        expect(ada.page.get_by_text("Welcome!")).to_be_visible()
+        assert not any(link[0].split("#")[1] in url for url in requests)
+        ada.page.get_by_role("link", name="Chat", exact=True).click()
+        ada.say("one two three four")
+        expect(ada.page.locator(".said.assistant .words")).to_have_text("one two three four")
+        assert ada.complaints == []
+
+
+def test_a_key_from_the_page_works_until_it_is_revoked(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as grace:
+        grace.log_in("grace")
+        grace.page.get_by_role("link", name="Keys").click()
+        grace.page.get_by_label("What is it for?").fill("<b>notes</b>")
+        grace.page.get_by_role("button", name="Make the key").click()
+        key = grace.page.locator("#new-key").inner_text()
+        expect(grace.page.get_by_role("heading", name="<b>notes</b>")).to_be_focused()
+        grace.page.get_by_role("button", name="Copy: the key").click()
+        expect(grace.page.get_by_role("button", name="Copy: the key")).to_have_text("Copied")
+        assert grace.page.evaluate("navigator.clipboard.readText()") == key
+        assert f"{node.url}/v1/chat/completions" in grace.page.locator("#snippet-curl").inner_text()
+        headers = {"authorization": f"Bearer {key}"}
+        question = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+        assert httpx.post(f"{node.url}/v1/chat/completions", json=question, headers=headers).status_code == 200
+        grace.go("/keys")
+        assert key not in grace.page.content()
+        revoke = grace.page.get_by_role("button", name="Revoke <b>notes</b>")
+        revoke.click()
+        grace.page.keyboard.press("Escape")
+        revoke.click()
+        grace.page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+        expect(grace.page.get_by_text("The key is revoked.")).to_be_visible()
+        assert httpx.post(f"{node.url}/v1/chat/completions", json=question, headers=headers).status_code == 401
+        assert grace.complaints == []
+
+
+def test_an_answer_streams_and_stop_stops_the_engine(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as grace:
+        grace.log_in("grace").go("/chat")
+        grace.say("word " * 400)
+        words = grace.page.locator(".said.assistant .words")
+        expect(words).to_contain_text("word word")
+        early = len(words.inner_text())
+        wait_for(lambda: len(words.inner_text()) > early, 10)
+        wait_for(lambda: running_now(node) == 1, 10)
+        grace.page.get_by_role("button", name="Stop").click()
+        wait_for(lambda: running_now(node) == 0, 5)
+        expect(grace.page.get_by_text("stopped")).to_be_visible()
+        assert len(words.inner_text()) < 2_000
+        grace.say("and once more")
+        expect(grace.page.locator(".said.assistant .words").last).to_have_text("and once more")
+        assert grace.complaints == []
+
+
+def test_closing_the_page_stops_the_engine(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as grace:
+        grace.log_in("grace").go("/chat")
+        grace.say("word " * 400)
+        expect(grace.page.locator(".said.assistant .words")).to_contain_text("word word")
+        grace.page.close()
+        wait_for(lambda: running_now(node) == 0, 5)
+
+
+def test_what_a_model_says_is_never_markup(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as grace:
+        grace.log_in("grace").go("/chat")
+        grace.say(EVIL)
+        words = grace.page.locator(".said.assistant .words")
+        expect(grace.page.get_by_role("button", name="Again")).to_be_visible()
+        assert "<img src=x onerror=alert(1)>" in words.inner_text()
+        assert words.locator("img, script, a").count() == 0
+        assert words.locator("strong").inner_text() == "bold"
+        assert words.locator("code").inner_text() == "code"
+        assert grace.complaints == []
+
+
+def test_an_invitation_brings_somebody_in(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as ada, visit(browser, node.url) as linus:
+        ada.log_in("ada")
+        ada.page.get_by_role("link", name="People").click()
+        ada.page.get_by_role("button", name="Make the link").click()
+        link = ada.page.locator("#handover-secret").inner_text()
+        linus.page.goto(link)
+        linus.page.get_by_label("Log-in name").fill("linus")
+        linus.page.get_by_label("New password").fill("short")
+        linus.page.get_by_label("The same again").fill("short")
+        linus.page.get_by_role("button", name="Make my account").click()
+        assert "/register" in linus.page.url
+        linus.page.get_by_label("New password").fill("Linus's long sentence 5")
+        linus.page.get_by_label("The same again").fill("Linus's long sentence 5")
+        linus.page.get_by_role("button", name="Make my account").click()
+        expect(linus.page.get_by_text("Welcome!")).to_be_visible()
+        ada.go("/users")
+        ada.page.get_by_role("button", name="Disable linus").click()
+        ada.page.get_by_role("dialog").get_by_role("button", name="Disable").click()
+        expect(ada.page.get_by_text("The account is disabled")).to_be_visible()
+        # The overview asks by itself, learns that the session is over, and says so.
+        expect(linus.page.get_by_text("Your session has ended")).to_be_visible()
+        assert ada.complaints == []
+
+
+def test_everything_is_within_reach_of_the_keyboard(browser: Browser, node: NodeProcess) -> None:
+    with visit(browser, node.url) as grace:
+        grace.go("/login")
+        grace.page.keyboard.type("grace")
+        grace.page.keyboard.press("Tab")
+        grace.page.keyboard.type(PASSWORD)
+        grace.page.keyboard.press("Enter")
+        grace.page.wait_for_url(grace.url + "/")
+        grace.page.keyboard.press("Tab")
+        expect(grace.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        grace.page.keyboard.press("Enter")
+        expect(grace.page.locator("#page")).to_be_focused()
+
+
+def test_the_overview_says_when_it_has_lost_its_node(browser: Browser, tmp_path: Path) -> None:
+    with running_node(tmp_path, config=SLOW_ECHO) as short, visit(browser, short.url) as ada:
+        short.add_user("ada", password=PASSWORD)
+        ada.log_in("ada")
+        expect(ada.page.get_by_text("This page has lost the node")).to_be_hidden()
+        short.stop()
+        expect(ada.page.get_by_text("This page has lost the node")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_and_nothing_is_blocked(browser: Browser, node: NodeProcess, width: int, scheme: str) -> None:
+    shots = os.environ.get("COVEY_SHOTS")
+    with visit(browser, node.url, width=width, scheme=scheme) as ada:
+
+        def look(name: str) -> None:
+            assert ada.page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert ada.page.evaluate("document.documentElement.lang") == "en"
+            assert ada.page.title().endswith("· Covey")
+            if shots:
+                ada.page.screenshot(path=f"{shots}/{name}-{width}-{scheme}.png", full_page=True)
+
+        for path in ("/login", "/register"):
+            ada.go(path)
+            look(path[1:])
+        ada.log_in("ada")
+        look("overview")
+        for path in ("/chat", "/keys", "/users", "/account"):
+            ada.go(path)
+            look(path[1:])
+        assert ada.complaints == []
+        ada.go("/nothing")
+        look("nothing")
