@@ -31,6 +31,7 @@ Flaw = Literal[
     "broken_chain",
     "bad_signature",
     "not_an_author",
+    "missing_dependency",
     "equivocation",
 ]
 

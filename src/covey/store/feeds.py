@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Protocol, get_args
+from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from covey.contracts.feeds import OPS, Admit, Kind, Op
 from covey.errors import CallError
@@ -32,12 +32,27 @@ from covey.store.kv import Batch, Reader, StoreError
 from covey.store.membership import AUTHOR_ROLE, DEPENDS_ON, may_author
 from covey.store.rows import MemberRow
 from covey.store.view import VIEW_KEY, VIEW_VERSION, View
-from covey.store.writer import Overlay, Store
+from covey.store.writer import LOCAL_PREFIX, Overlay, Store
 
 OP_KINDS: dict[type[Any], Kind] = {op: kind for kind in KINDS for op in get_args(OPS[kind])}
 
 Decide = Callable[[View], Sequence[Op]]
 """What to do, given how things stand: may raise `CallError` to refuse, and may run without being carried out."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[T]):
+    """What to do, in one batch: say `ops` in the feeds, and change this node's own corner (`Local.key`).
+
+    `result`: what whoever asked is told once both are durable.
+    """
+
+    ops: Sequence[Op]
+    result: T
+    local: Batch = ()
 
 
 class Clock(Protocol):
@@ -76,11 +91,13 @@ class Author:
 
     def plan(self, reader: Reader, decide: Decide, now: float) -> tuple[Batch, Receipt]:
         """What to write for a decision; `CallError` as `Feeds.append`. `now` in Unix seconds."""
-        view = View(reader)
-        ops = decide(view)
+        return self.write(reader, decide(View(reader)), now)
+
+    def write(self, reader: Reader, ops: Sequence[Op], now: float) -> tuple[Batch, Receipt]:
+        """The same, for what has been decided."""
         if not ops:
             return [], Receipt({})
-        me = self._identity.peer_id
+        view, me = View(reader), self._identity.peer_id
         if not may_author(me, view.get(MemberRow, me), self._founder):
             raise CallError(
                 "forbidden",
@@ -127,6 +144,8 @@ class Feeds:
         self.network_id: str = author.net.hex()
         self.recovery_key: str | None = recovery_key
         """Only where this very opening founded the network, and nowhere else ever: show it, do not keep it."""
+        self.reader = store.reader
+        """What is durable now, this node's own corner included."""
         self.view = View(store.reader)
 
     def own(self, kind: Kind) -> str:
@@ -148,6 +167,23 @@ class Feeds:
                 `storage` where the disk refused: then nothing happened.
         """
         return await self._store.commit(lambda reader: self._author.plan(reader, decide, self._clock.now()))
+
+    async def append_with(self, decide: Callable[[Reader], Decision[T]]) -> T:
+        """As `append`, for a decision that also reads or changes what never leaves this node: all of it, or nothing.
+
+        Args:
+            decide: sees the whole store, with all that was decided before it. What it would change beside the feeds
+                lies in this node's own corner; anything else is a `ValueError`.
+        """
+
+        def plan(reader: Reader) -> tuple[Batch, T]:
+            decision = decide(reader)
+            if any(not key.startswith(LOCAL_PREFIX) for key, _ in decision.local):
+                raise ValueError("a decision writes to the feeds by its operations alone")
+            said, _ = self._author.write(reader, decision.ops, self._clock.now())
+            return [*said, *decision.local], decision.result
+
+        return await self._store.commit(plan)
 
     def history(self, kind: Kind, *, newest_first: bool = False) -> Iterator[Sealed]:
         """Every entry of one kind, over all authors, by clock: for the audit. Lazy: take as many as you need."""

@@ -93,7 +93,11 @@ def _admit(rows: Rows, meta: EntryMeta, op: Admit) -> tuple[Row, ...]:
 
 def _remove(rows: Rows, meta: EntryMeta, op: Remove) -> tuple[Row, ...]:
     old = rows.get(MemberRow, op.peer)
-    return _changed(old, replace(old or MemberRow(peer=op.peer), removed=True))
+    row = old or MemberRow(peer=op.peer)
+    cutoffs = op.cutoffs
+    if row.removed:  # by two authors: what either cuts off is cut off
+        cutoffs = {feed: min(row.cutoffs[feed], cutoffs[feed]) for feed in row.cutoffs.keys() & cutoffs.keys()}
+    return _changed(old, replace(row, removed=True, cutoffs=cutoffs))
 
 
 def _rename(rows: Rows, meta: EntryMeta, op: Rename) -> tuple[Row, ...]:

@@ -14,12 +14,16 @@ NEVER: Stamp = (0, "", 0)
 
 
 class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that was admitted; `removed` is for ever. `roles_at` and `name_at`: when they were last written."""
+    """A node that was admitted; `removed` is for ever. `roles_at` and `name_at`: when they were last written.
+
+    `cutoffs`: per feed of a removed author, the last entry that still counts; of a feed that is not among them, none.
+    """
 
     peer: str
     roles: tuple[str, ...] = ()
     name: str = ""
     removed: bool = False
+    cutoffs: dict[str, int] = {}
     roles_at: Stamp = NEVER
     name_at: Stamp = NEVER
 

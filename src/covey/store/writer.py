@@ -29,6 +29,8 @@ no waiting, no side effects (it may have run although the disk then refused), an
 
 QUEUE_MAX = 1024
 """Plans that wait; further callers wait before they are even taken."""
+LOCAL_PREFIX = b"l/"
+"""Where this node's own corner lies in the key space."""
 GROUP_PLANS_MAX = 256
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 GROUP_SECONDS_MAX = 0.005
@@ -170,7 +172,7 @@ class Local:
         if not area.isidentifier():
             raise ValueError(f"an area is a plain word, not {area!r}")
         self._store = store
-        self.prefix = f"l/{area}/".encode()
+        self.prefix = LOCAL_PREFIX + f"{area}/".encode()
 
     def key(self, name: bytes) -> bytes:
         """The whole key, for plans."""
