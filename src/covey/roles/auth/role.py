@@ -1,16 +1,20 @@
-"""The auth role: opens the feeds, founding the network where there is none, and serves people and keys."""
+"""The auth role: opens the feeds, founding the network where there is none, and serves people, keys and membership."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import trio
 
-from covey.contracts import auth
+from covey.contracts import auth, membership
 from covey.roles.auth.accounts import Accounts
-from covey.roles.auth.backoff import Backoff, LogInGuard
+from covey.roles.auth.admission import Admission
+from covey.roles.auth.backoff import Backoff, LogInGuard, Pace
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.keys import Keys
+from covey.roles.auth.members_tail import MembersTail
+from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
+from covey.roles.auth.nodes import Nodes
 from covey.roles.auth.passwords import Passwords
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.registration import Registration
@@ -31,6 +35,7 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
         realm = await _open_realm(config, parts, feeds)
         usage = KeyUsage(parts.store.local("auth"))
         _serve(parts, realm, usage)
+        _serve_membership(parts, realm)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(usage.keep, config.key_use_flush_seconds, name="keep the keys' last use")
             try:
@@ -78,6 +83,18 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
     bus.serve(auth.LIST_USERS, accounts.list_users)
     bus.serve(auth.SET_STANDING, accounts.set_standing)
     bus.serve(auth.RESET_PASSWORD, accounts.reset_password)
+
+
+def _serve_membership(parts: Parts, realm: Realm) -> None:
+    bus, me, book = parts.bus, parts.identity.peer_id, InviteBook(parts.store.local(AREA))
+    invites, nodes = NodeInvites(realm, book, parts.cluster, me), Nodes(realm, me)
+    bus.serve(membership.INVITE_NODE, invites.invite_node)
+    bus.serve(membership.LIST_INVITES, invites.list_invites)
+    bus.serve(membership.REVOKE_INVITE, invites.revoke_invite)
+    bus.serve(membership.REMOVE_NODE, nodes.remove_node)
+    bus.serve(membership.RENAME_NODE, nodes.rename_node)
+    bus.serve_stream(membership.TAIL_MEMBERS, MembersTail(parts.store).tail)
+    parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
 
 
 ROLE = Role("auth", AuthConfig, open_auth)

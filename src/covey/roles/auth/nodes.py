@@ -1,0 +1,150 @@
+"""The machines of the network: finding them by name, naming, renaming and removing them."""
+
+import logging
+import re
+from collections.abc import Sequence
+
+from covey.bus.caller import Caller
+from covey.contracts.feeds import Op, Remove, Rename
+from covey.contracts.membership import NODE_NAME_PATTERN, Member, RemoveNode, RenameNode
+from covey.errors import CallError
+from covey.roles.auth.credentials import administrator
+from covey.roles.auth.realm import Realm
+from covey.store.entries import FeedId
+from covey.store.feed_log import read_heads
+from covey.store.feeds import Decision
+from covey.store.kv import Reader
+from covey.store.membership import AUTHOR_ROLE, is_member
+from covey.store.rows import MemberRow
+from covey.store.view import View
+
+log = logging.getLogger(__name__)
+
+NAME_CHARS_MAX = 63
+NAMELESS = "node"
+"""What a machine is called that asks for nothing that could be a name."""
+
+_NAME = re.compile(NODE_NAME_PATTERN)
+_PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
+
+
+class Nodes:
+    """Serves REMOVE_NODE and RENAME_NODE.
+
+    Args:
+        realm: what the auth role's parts share.
+        me: this node's peer id.
+    """
+
+    def __init__(self, realm: Realm, me: str) -> None:
+        self._realm = realm
+        self._me = me
+
+    async def remove_node(self, caller: Caller, request: RemoveNode) -> Member:
+        """Serve REMOVE_NODE."""
+        realm = self._realm
+
+        def decide(reader: Reader) -> Decision[Member]:
+            view = View(reader)
+            person = administrator(view, caller, request.actor, realm.clock.now())
+            row = find(view, request.node)
+            gone = Member(peer=row.peer, name=row.name, roles=row.roles, removed=True)
+            if row.removed:
+                return Decision((), gone)
+            self._check_removable(view, row)
+            return Decision((Remove(peer=row.peer, cutoffs=cutoffs(reader, row.peer), by=person.by),), gone)
+
+        gone = await realm.feeds.append_with(decide)
+        log.info("The node %s (%s) is removed.", gone.name, gone.peer)
+        return gone
+
+    def _check_removable(self, view: View, row: MemberRow) -> None:
+        others = (other for other in view.all(MemberRow) if is_member(other) and other.peer != row.peer)
+        if AUTHOR_ROLE in row.roles and not any(AUTHOR_ROLE in other.roles for other in others):
+            message = f"{row.name} is the last auth node, which alone knows people and keys: let in another one first."
+            raise CallError("conflict", message, reason="last_auth", param="node")
+        if row.peer == self._me:
+            message = f"{row.name} is the node that answers, and cannot remove itself: do it on another auth node."
+            raise CallError("conflict", message, reason="self", param="node")
+
+    async def rename_node(self, caller: Caller, request: RenameNode) -> Member:
+        """Serve RENAME_NODE."""
+        realm = self._realm
+        administrator(realm.view, caller, request.actor, realm.clock.now())
+        check_name(request.name)
+        peer = find(realm.view, request.node).peer
+
+        def decide(view: View) -> Sequence[Op]:
+            person = administrator(view, caller, request.actor, realm.clock.now())
+            row = find(view, peer)
+            if row.removed:
+                raise CallError("conflict", f"{row.name} was removed.", reason="removed", param="node")
+            if request.name.casefold() in names(view, but=peer):
+                message = f"Another node is called {request.name}: choose another name, or rename that one first."
+                raise CallError("conflict", message, reason="name_taken", param="name")
+            return () if row.name == request.name else (Rename(peer=peer, name=request.name, by=person.by),)
+
+        await realm.feeds.append(decide)
+        row = find(realm.view, peer)
+        return Member(peer=row.peer, name=row.name, roles=row.roles, removed=row.removed)
+
+
+def find(view: View, node: str) -> MemberRow:
+    """The machine with this peer id or name, a removed one too.
+
+    Raises:
+        CallError: `not_found`; `conflict` where several that are equally likely to be meant have the name.
+    """
+    if _PEER.fullmatch(node):
+        known = view.get(MemberRow, node)
+        found = [known] if known is not None else []
+    else:
+        named = [row for row in view.all(MemberRow) if row.name.casefold() == node.casefold()]
+        found = [row for row in named if not row.removed] or named
+    if not found:
+        message = f"There is no node {node[:64]!r}; `covey nodes list` shows which there are."
+        raise CallError("not_found", message, param="node")
+    if len(found) > 1:
+        message = f"Several nodes are called {node[:64]!r}: say which one by its peer id."
+        raise CallError("conflict", message, reason="ambiguous", param="node")
+    return found[0]
+
+
+def names(view: View, *, but: str = "") -> set[str]:
+    """The names that members have, in lower case: two must not differ by it alone. `but`: a peer to leave out."""
+    return {row.name.casefold() for row in view.all(MemberRow) if is_member(row) and row.peer != but}
+
+
+def check_name(name: str) -> None:
+    """Raise `invalid` for what may not be a node's name; a peer id may not, or it could pass for another node's."""
+    if _NAME.fullmatch(name) is None or _PEER.fullmatch(name):
+        message = f"A node's name is 1 to {NAME_CHARS_MAX} letters, digits, and . _ - after the first."
+        raise CallError("invalid", message, param="name")
+
+
+def free_name(view: View, wanted: str) -> str:
+    """What a new machine is called: what it wants, made well-formed, with the first number that makes it unique."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted[: 4 * NAME_CHARS_MAX]).strip("._-")[:NAME_CHARS_MAX]
+    if not name or _PEER.fullmatch(name):
+        name = NAMELESS
+    taken, candidate, number = names(view), name, 1
+    while candidate.casefold() in taken:
+        number += 1
+        suffix = f"-{number}"
+        candidate = name[: NAME_CHARS_MAX - len(suffix)] + suffix
+    return candidate
+
+
+def cutoffs(reader: Reader, peer: str) -> dict[str, int]:
+    """Where the feeds of an author end, as far as this node holds them."""
+    return {feed: head.seq for feed, head in read_heads(reader).items() if FeedId.parse(feed).author == peer}
+
+
+def removed(row: MemberRow) -> CallError:
+    """What a machine is told that was removed."""
+    return CallError(
+        "forbidden",
+        f"This machine ({row.name}) was removed from the network. To come back it needs a new identity and a new "
+        "invite: covey join --replace INVITE",
+        reason="removed",
+    )
