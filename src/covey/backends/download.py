@@ -6,8 +6,6 @@ were synced.
 """
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +23,6 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2
 LOG_STEP = 0.1
-"""Progress is logged whenever another tenth has arrived."""
 
 
 @dataclass(slots=True)
@@ -36,10 +33,14 @@ class Transfer:
     changed: trio.Event = field(default_factory=trio.Event)
     done: bool = False
     failure: CallError | None = None
+    logged: float = 0.0
 
     def move(self, progress: PullProgress) -> None:
-        """Note progress and wake the watchers."""
+        """Note progress, wake the watchers, and tell the log whenever another tenth has arrived."""
         self.progress = progress
+        if progress.stage == "fetching" and self.fraction >= self.logged + LOG_STEP:
+            self.logged = self.fraction // LOG_STEP * LOG_STEP
+            log.info("Fetching %s: %.0f%% of %.0f MB", progress.model, self.fraction * 100, progress.bytes_total / 1e6)
         self.changed.set()
         self.changed = trio.Event()
 
@@ -97,8 +98,8 @@ class Downloader:
 
     async def _run(self, entry: Entry, transfer: Transfer) -> None:
         try:
-            async with _logged(transfer):
-                await self._bring(entry, transfer)
+            await self._bring(entry, transfer)
+            log.info("The model %s is verified and in place.", entry.name)
         except CallError as error:
             log.warning("Fetching the model %s failed. %s", entry.name, error.message)
             transfer.failure = error
@@ -150,23 +151,3 @@ class Downloader:
             await place_member(part, remote.member, target, entry.sha256, entry.model_bytes)
         else:
             await place_file(part, target)
-
-
-@asynccontextmanager
-async def _logged(transfer: Transfer) -> AsyncGenerator[None, None]:
-    """Say in the log how far a transfer is, in plain lines, whenever another tenth has arrived."""
-
-    async def watch() -> None:
-        said = 0.0
-        while True:
-            await transfer.changed.wait()
-            if transfer.progress.stage == "fetching" and transfer.fraction >= said + LOG_STEP:
-                said = transfer.fraction // LOG_STEP * LOG_STEP
-                mega = transfer.progress.bytes_total / 1e6
-                log.info("Fetching %s: %d%% of %.0f MB", transfer.progress.model, round(transfer.fraction * 100), mega)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        yield
-        nursery.cancel_scope.cancel()
-    log.info("The model %s is verified and in place.", transfer.progress.model)
