@@ -1,14 +1,16 @@
-"""A second process, for tests of what happens between machines: it serves the conformance suite's callee over libp2p.
+"""Other processes, for tests of what happens between machines: each a node with a libp2p host, on loopback.
 
-    with other_machine() as far:
-        address = far.start(near.peer_id)      # a fresh node in that process, on loopback
-        far.kill()                             # as a machine dies; `start` makes a new process
+    with other_machines() as machines:
+        far = machines.start(near.peer_id)     # serves the conformance suite's callee to this one member
+        far.kill()                             # as a machine dies: SIGKILL
 
-`python -m covey.testing.machines` is that process: each line on its standard input is an `Order`, each answered with a
-line that has the addresses; it ends with its standard input.
+`python -m covey.testing.machines` is the process that the others are forked from, so that only one of them spends the
+seconds that importing libp2p takes. Every other ends with it, and it ends with its standard input.
 """
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -31,99 +33,125 @@ GRANTED: frozenset[Party] = frozenset({"gateway", "auth", "member"})
 
 
 class Order(msgspec.Struct, frozen=True):
-    """Be this node from now on, for this one member."""
+    """Be this node, for these members."""
 
     seed: bytes
-    member: PeerId
+    members: tuple[PeerId, ...]
     limits: SessionLimits
 
 
-class OtherMachine:
-    """Made by `other_machine`. Its methods block."""
+class Report(msgspec.Struct, frozen=True):
+    """What a process says once its node can be dialled."""
+
+    pid: int
+    addresses: tuple[str, ...]
+
+
+class Machine:
+    """A node in a process of its own; made by `Machines.start`.
+
+    Args:
+        identity: of the node.
+        report: what its process said.
+    """
+
+    def __init__(self, identity: Identity, report: Report) -> None:
+        self.peer_id = identity.peer_id
+        self.identity = identity
+        self.pid = report.pid
+        self.addresses = report.addresses
+        self._alive = True
+
+    def kill(self) -> None:
+        """The process dies, and says nothing to anybody."""
+        if self._alive:
+            os.kill(self.pid, signal.SIGKILL)
+            self._alive = False
+
+    def freeze(self) -> None:
+        """The process stops, as a machine whose lid is closed; nobody is told."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class Machines:
+    """Made by `other_machines`. Its methods block."""
 
     def __init__(self) -> None:
-        self.identity = Identity.generate()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forker = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    @property
-    def pid(self) -> int:
-        """Of the running process."""
-        assert self._process is not None
-        return self._process.pid
+    def start(self, *members: PeerId, identity: Identity | None = None, limits: SessionLimits | None = None) -> Machine:
+        """A new process with a new node, which serves `covey.testing.callee` to these members.
 
-    def start(self, member: PeerId, limits: SessionLimits | None = None) -> tuple[str, ...]:
-        """A fresh node with nothing in its ledger; returns where it can be dialled."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        order = Order(self.identity.seed(), member, limits or SessionLimits())
-        stdin, stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        Args:
+            members: who else there is.
+            identity: of the node; default: a new one.
+            limits: of its sessions.
+        """
+        identity = identity or Identity.generate()
+        order = Order(identity.seed(), members, limits or SessionLimits())
+        stdin, stdout = cast("IO[bytes]", self._forker.stdin), cast("IO[bytes]", self._forker.stdout)
         stdin.write(msgspec.json.encode(order) + b"\n")
         stdin.flush()
         line = stdout.readline()
         if not line:
             raise RuntimeError("the other process died; standard error says why")
-        return msgspec.json.decode(line, type=tuple[str, ...])
+        return Machine(identity, msgspec.json.decode(line, type=Report))
 
-    def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                cast("IO[bytes]", pipe).close()
-            self._process = None
+    def close(self) -> None:
+        """End every process."""
+        self._forker.kill()
+        self._forker.wait()
+        for pipe in (self._forker.stdin, self._forker.stdout):
+            cast("IO[bytes]", pipe).close()
 
 
 @contextmanager
-def other_machine() -> Generator[OtherMachine, None, None]:
-    """A process that starts with the first `start`."""
-    machine = OtherMachine()
+def other_machines() -> Generator[Machines, None, None]:
+    """Processes that end with the block, at the latest."""
+    machines = Machines()
     try:
-        yield machine
+        yield machines
     finally:
-        machine.kill()
+        machines.close()
 
 
-async def _main() -> None:
-    lines = trio.lowlevel.FdStream(os.dup(0))
-    rest = b""
-    async with trio.open_nursery() as nursery:
-        running: tuple[trio.CancelScope, trio.Event] | None = None
-        async for data in lines:
-            *orders, rest = (rest + data).split(b"\n")
-            for order in orders:
-                if running is not None:
-                    running[0].cancel()
-                    await running[1].wait()
-                running = await nursery.start(_node, msgspec.json.decode(order, type=Order))
-        nursery.cancel_scope.cancel()
+def _fork_on_order() -> None:
+    import covey.transport.libp2p.host  # noqa: F401 - what takes long is done before the first fork
+
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    alive, _held = os.pipe()  # its other end closes with this process
+    for line in sys.stdin.buffer:
+        if os.fork() == 0:
+            os.close(_held)
+            os.close(0)
+            trio.run(_node, msgspec.json.decode(line, type=Order), alive)
+            os._exit(0)
 
 
-async def _node(order: Order, *, task_status: trio.TaskStatus[tuple[trio.CancelScope, trio.Event]]) -> None:
+async def _node(order: Order, alive: int) -> None:
     from covey.transport.libp2p.host import open_libp2p
 
     keys = Identity(order.seed)
-    gone = trio.Event()
 
-    async def refuse(_peer: PeerId, _address: str, _stream: trio.abc.Stream) -> None:
-        await trio.lowlevel.checkpoint()
+    async def hang_up(_peer: PeerId, _address: str, stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"hello")
 
-    with trio.CancelScope() as scope:
-        async with Bus(keys.peer_id, Metrics(), name="far").open() as bus:
-            serve_far(bus.stamped("gateway"))
-            accept = acceptor(bus, lambda _: GRANTED, limits=order.limits)
-            async with open_libp2p(
-                keys, listen=["127.0.0.1:0"], is_member=lambda peer: peer == order.member,
-                on_rpc=accept, on_join=refuse,
-            ) as host:  # fmt: skip
-                sys.stdout.write(msgspec.json.encode(host.addresses).decode() + "\n")
-                sys.stdout.flush()
-                task_status.started((scope, gone))
-                await trio.sleep_forever()
-    gone.set()
+    async with Bus(keys.peer_id, Metrics(), name="far").open() as bus:
+        serve_far(bus.stamped("gateway"))
+        accept = acceptor(bus, lambda _: GRANTED, limits=order.limits)
+        async with open_libp2p(
+            keys, listen=["127.0.0.1:0"], is_member=order.members.__contains__, on_rpc=accept, on_join=hang_up
+        ) as host:
+            sys.stdout.write(msgspec.json.encode(Report(os.getpid(), host.addresses)).decode() + "\n")
+            sys.stdout.flush()
+            async for _ in trio.lowlevel.FdStream(alive):
+                pass
 
 
 if __name__ == "__main__":
-    trio.run(_main)
+    _fork_on_order()
