@@ -71,6 +71,9 @@ class FakeBus:
     def serving(self, method: object) -> tuple[PeerId, ...]:
         return tuple(self.views)
 
+    def name_of(self, peer: PeerId) -> str:
+        return str(peer)
+
     async def call(self, method: Any, request: Nothing, *, to: PeerId, timeout_seconds: float) -> Models:
         self.asked.append(to)
         with trio.move_on_after(timeout_seconds):
@@ -86,7 +89,7 @@ class FakeBus:
 
 def fleet(bus: FakeBus) -> Fleet:
     stand_in: Any = bus
-    return Fleet(stand_in, {})
+    return Fleet(stand_in)
 
 
 async def test_one_asks_for_all_that_wait(autojump_clock: trio.testing.MockClock) -> None:

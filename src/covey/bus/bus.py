@@ -34,6 +34,11 @@ StreamHandler = Callable[[Caller, Req, Emit[Res]], Awaitable[None]]
 class Link(Protocol):
     """The way to one peer: a session over a byte stream (`covey.bus.session`)."""
 
+    @property
+    def name(self) -> str:
+        """What the peer is called."""
+        ...
+
     async def call(self, method: Unary[Req, Res], request: Req, stamp: Party, timeout_seconds: float) -> Res:
         """As `BusHandle.call`."""
         ...
@@ -119,6 +124,13 @@ class Bus:
         """A link to a peer is up, and the peer serves these methods."""
         self._links[peer] = link
         self.directory.record(peer, methods)
+
+    def name_of(self, peer: PeerId) -> str:
+        """What a node is called: this one, or one with a live link; else its id."""
+        if peer == self.me:
+            return self.name or str(peer)
+        link = self._links.get(peer)
+        return str(peer) if link is None else link.name
 
     def report(self, peer: PeerId, link: Link, methods: tuple[str, ...]) -> None:
         """The peer now serves other methods; heeded from its present link alone."""
@@ -300,6 +312,10 @@ class BusHandle:
     def me(self) -> PeerId:
         """This node's peer id."""
         return self._bus.me
+
+    def name_of(self, peer: PeerId) -> str:
+        """What a node is called: this one, or one with a live link; else its id."""
+        return self._bus.name_of(peer)
 
     def serving(self, method: Unary[Any, Any] | Streaming[Any, Any]) -> tuple[PeerId, ...]:
         """The live peers that serve a method, this node first if it does."""

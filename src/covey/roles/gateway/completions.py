@@ -1,7 +1,8 @@
 """One chat from admission to its last token, for HTTP and the bus alike; usage is recorded once, where it ended."""
 
+import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 from msgspec.structs import replace
@@ -10,17 +11,94 @@ from covey.bus.bus import BusHandle
 from covey.bus.replies import Replies
 from covey.contracts.auth import Identity
 from covey.contracts.inference import CHAT, ChatDelta, ChatRequest, Finish, Usage
-from covey.errors import CallError
+from covey.errors import CallError, Code
 from covey.roles.gateway.admission import check_model
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.stats import Tally
 from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
+
+log = logging.getLogger(__name__)
+
+
+RETRIES_MAX = 2
+RETRY_SHARE = 0.2
+"""Of the requests in flight, beyond the first few: a cluster that fails all over is not asked everything thrice."""
+RETRYABLE: frozenset[Code] = frozenset({"unreachable", "peer_lost", "draining", "no_capacity", "loading", "upstream"})
+"""What another node may do better. Only before the first token: what was delivered cannot be taken back."""
+
+
+class Route:
+    """The way of one request to a node that has its model, and to another one while nothing was delivered."""
+
+    def __init__(self, bus: BusHandle, fleet: Fleet, tally: Tally, request: ChatRequest, *, seconds_max: float) -> None:
+        self._bus = bus
+        self._fleet = fleet
+        self._tally = tally
+        self._request = request
+        self._deadline = trio.current_time() + seconds_max
+        self._tried: set[PeerId] = set()
+        self._failure: CallError | None = None
+        self._peer: PeerId | None = None
+        self._replies: Replies[ChatDelta] | None = None
+        self._stack = AsyncExitStack()
+        self._delivered = False
+
+    async def batch(self) -> list[ChatDelta]:
+        """The next deltas, all that wait; [] at the end. May be cancelled and called again.
+
+        Raises:
+            CallError: the last node's, where no other is left to try.
+        """
+        while True:
+            if self._replies is None:
+                await self._reach()
+                continue
+            try:
+                deltas = await self._replies.batch()
+            except CallError as error:
+                if self._delivered or error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
+                    raise
+                self._failure = error
+                await self.leave()
+                continue
+            self._delivered = self._delivered or bool(deltas)
+            return deltas
+
+    async def _reach(self) -> None:
+        peer = await self._fleet.place(self._request.model, self._tried)
+        if self._failure is not None:
+            if peer is None or not self._tally.may_retry(RETRY_SHARE):
+                raise self._failure
+            log.info("Trying another node: %s", self._failure.message)
+        if peer is None:
+            raise CallError("no_capacity", "No node can take the request now.", retry_after_seconds=1.0)
+        self._tried.add(peer)
+        seconds = max(self._deadline - trio.current_time(), 0)
+        try:
+            stream = self._bus.stream(CHAT, self._request, to=peer, timeout_seconds=seconds)
+            replies = await self._stack.enter_async_context(stream)
+        except CallError as error:
+            if error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
+                raise
+            self._failure = error
+            return
+        self._fleet.started(peer, self._request.model)
+        self._peer, self._replies = peer, replies
+
+    async def leave(self) -> None:
+        """Stop the node that works on it, if one does."""
+        if self._peer is not None:
+            self._fleet.ended(self._peer, self._request.model)
+        self._peer = self._replies = None
+        stack, self._stack = self._stack, AsyncExitStack()
+        await stack.aclose()
 
 
 class Completion:
     """A running answer: take `batch()` until `finish` is set."""
 
-    def __init__(self, replies: Replies[ChatDelta], model: str, started_at: float) -> None:
+    def __init__(self, route: Route, model: str, started_at: float) -> None:
         self.model = model
         self.finish: Finish | None = None
         self.usage: Usage | None = None
@@ -28,7 +106,7 @@ class Completion:
         self.started_at = started_at
         self.first_token_at: float | None = None
         self.last_token_at = started_at
-        self._replies = replies
+        self._route = route
 
     async def batch(self) -> list[ChatDelta]:
         """The next deltas, all that wait; [] at the end.
@@ -36,7 +114,7 @@ class Completion:
         Raises:
             CallError: the back end's, or `upstream` where it ended without saying how.
         """
-        deltas = await self._replies.batch()
+        deltas = await self._route.batch()
         if not deltas:
             if self.finish is None:
                 raise CallError("upstream", f"The model {self.model!r} broke off in the middle of its answer.")
@@ -103,17 +181,15 @@ class Completions:
         try:
             model = chat.model or await self._fleet.default_model(identity.models)
             check_model(identity, model)
-            peer = await self._fleet.place(model)
-            label = model
             request = replace(chat, model=model, tenant=identity.key_id)
-            self._fleet.started(peer, model)
+            way = Route(self._bus, self._fleet, self._tally, request, seconds_max=self._request_seconds_max)
+            await self._fleet.place(model)  # a model that nobody has is refused here, before anything is counted
+            label = model
+            completion = Completion(way, model, started_at)
             try:
-                seconds = self._request_seconds_max
-                async with self._bus.stream(CHAT, request, to=peer, timeout_seconds=seconds) as replies:
-                    completion = Completion(replies, model, started_at)
-                    yield completion
+                yield completion
             finally:
-                self._fleet.ended(peer, model)
+                await way.leave()
             if completion.finish is None:
                 outcome = "cancelled"
         except CallError as error:

@@ -75,9 +75,8 @@ def summarise(views: Mapping[PeerId, tuple[ModelStatus, ...]], names: Mapping[Pe
 class Fleet:
     """The gateway's view of who has which model, and of its own requests in flight."""
 
-    def __init__(self, bus: BusHandle, node_names: Mapping[PeerId, str]) -> None:
+    def __init__(self, bus: BusHandle) -> None:
         self._bus = bus
-        self._node_names = node_names
         self._views: dict[PeerId, tuple[ModelStatus, ...]] = {}
         self._asked: tuple[PeerId, ...] = ()
         self._asked_at = float("-inf")
@@ -88,10 +87,10 @@ class Fleet:
     async def summaries(self) -> tuple[ModelSummary, ...]:
         """Every model of the live cluster."""
         await self._refresh()
-        return summarise(self._views, self._node_names)
+        return summarise(self._views, {peer: self._bus.name_of(peer) for peer in self._views})
 
-    async def place(self, model: str) -> PeerId:
-        """The node that shall run a request for a model.
+    async def place(self, model: str, tried: Collection[PeerId] = ()) -> PeerId | None:
+        """The node that shall run a request for a model; `None` where all that have it were `tried` in vain.
 
         Raises:
             CallError: `not_found` (`model_not_found`); `unreachable` where no inference node is live.
@@ -101,10 +100,12 @@ class Fleet:
             Candidate(peer, status, self._in_flight.get((peer, model), 0))
             for peer, statuses in self._views.items()
             for status in statuses
-            if status.name == model
+            if status.name == model and peer not in tried
         )
         if chosen is not None:
             return chosen.peer
+        if tried:
+            return None
         if not self._views:
             raise CallError(
                 "unreachable",

@@ -78,7 +78,7 @@ class Gateway:
 async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[None, None]:
     """Serve the API until the block is left; running requests have ended by then, or are cancelled."""
     tally = Tally()
-    fleet = Fleet(parts.bus, {parts.bus.me: parts.node.name})
+    fleet = Fleet(parts.bus)
     admission = Admission(parts.bus, parts.clock, parts.lifecycle, parts.metrics)
     completions = Completions(
         parts.bus,

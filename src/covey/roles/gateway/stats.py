@@ -7,6 +7,7 @@ from covey.contracts.gateway import GatewayStats
 PERIOD_SECONDS = 5.0
 PERIODS = 60
 RECENT_SAMPLES_MAX = 512
+RETRIES_FREE = 10
 
 
 class Tally:
@@ -14,6 +15,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self._retries = 0
         self._requests = 0
         self._failed = 0
         self._prompt_tokens = 0
@@ -21,6 +23,13 @@ class Tally:
         self._first_token_seconds: deque[float] = deque(maxlen=RECENT_SAMPLES_MAX)
         self._request_seconds: deque[float] = deque(maxlen=RECENT_SAMPLES_MAX)
         self._periods: deque[tuple[int, int, int]] = deque(maxlen=PERIODS + 1)  # (number, requests, tokens)
+
+    def may_retry(self, share: float) -> bool:
+        """Count one more retry, unless there are too many for what is in flight. Requests that end refill the budget."""
+        if self._retries >= max(RETRIES_FREE, share * self.in_flight):
+            return False
+        self._retries += 1
+        return True
 
     def record(
         self,
@@ -33,6 +42,7 @@ class Tally:
         request_seconds: float,
     ) -> None:
         """A request has ended."""
+        self._retries = max(self._retries - 1, 0)
         self._requests += 1
         self._failed += failed
         self._prompt_tokens += prompt_tokens
