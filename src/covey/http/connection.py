@@ -3,7 +3,7 @@
 What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-server.md):
 
 1. A framework may cancel a request's tasks as soon as it sees `http.disconnect`, which Hypercorn emits while still
-   inside the final `send`: connections then neither go idle nor close. The last body message is shielded.
+   inside the final `send`: connections then neither go idle nor close. Every write is shielded, its lock included.
 2. Hypercorn shields every write for ever: one client that stops reading makes shutdown hang. Each write has a deadline,
    and `cut` ends them all.
 3. Ten unread pieces of a body, and the message that the client has gone waits for ever behind them, in that shielded
@@ -14,7 +14,7 @@ What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-serve
 5. Sending to a client that has gone did nothing, for ever. Here it cancels the application.
 6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them.
 
-It also spares each request two tasks and two locks for the idle timer.
+It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write.
 """
 
 import contextlib
@@ -79,6 +79,7 @@ class Connection:
         self._stream = stream
         self._sending = trio.Lock()
         self._writing: trio.CancelScope | None = None
+        self._held: list[bytes] | None = None
         self._is_cut = False
         self._is_idle = True
         self._is_lingering = False
@@ -90,7 +91,7 @@ class Connection:
             client = self._stream.socket.getpeername()[:2]
             server = self._stream.socket.getsockname()[:2]
             async with trio.open_nursery() as nursery:
-                self._protocol = _Protocol(self._terms, _Tasks(nursery), client, server, self._protocol_send)
+                self._protocol = _Protocol(self._terms, _Tasks(nursery, self), client, server, self._protocol_send)
                 await self._read()
         except OSError:
             pass  # the client was gone before it was known
@@ -108,6 +109,17 @@ class Connection:
         if self._writing is not None:
             self._writing.cancel()
 
+    def hold(self) -> None:
+        """Keep what is sent from now on, for one write with what follows."""
+        if self._held is None:
+            self._held = []
+
+    async def flush(self) -> None:
+        """Write what was kept, and keep no more."""
+        held, self._held = self._held, None
+        if held:
+            await self._write(b"".join(held))
+
     async def _read(self) -> None:
         with self._reading, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while True:
@@ -120,8 +132,13 @@ class Connection:
 
     async def _protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
-            await self._write(event.data)
-        elif isinstance(event, Updated):
+            if self._held is not None:
+                self._held.append(event.data)
+            elif event.data:
+                await self._write(event.data)
+            return
+        await self.flush()
+        if isinstance(event, Updated):
             self._is_idle = event.idle
             seconds = self._terms.keep_alive_seconds if event.idle else float("inf")
             self._reading.deadline = trio.current_time() + seconds
@@ -136,9 +153,11 @@ class Connection:
             await self._protocol.handle(Closed())
 
     async def _write(self, data: bytes) -> None:
+        # Shielded, the wait for the lock too: there is no other point in the final send where a cancellation could
+        # strike, and leave the connection neither idle nor closed. Bounded by the deadline, and by `cut`.
         deadline = trio.current_time() + self._terms.write_seconds_max
-        async with self._sending:
-            with trio.CancelScope(shield=True, deadline=deadline) as scope:
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            async with self._sending:
                 if self._is_cut:
                     scope.cancel()
                 self._writing = scope
@@ -230,14 +249,15 @@ class _Protocol(H11Protocol):
 class _Tasks:
     """Runs the application for each request; in the shape of Hypercorn's task group."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, connection: Connection) -> None:
         self._nursery = nursery
+        self._connection = connection
 
     async def spawn_app(
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Message], Awaitable[None]]:
         """Start it; returns how it is told of the body and of its client's leaving."""
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._connection)
         self._nursery.start_soon(exchange.run, app)
         return exchange.put
 
@@ -245,8 +265,9 @@ class _Tasks:
 class _Exchange:
     """One request between Hypercorn (`put`, and the `send` that is given) and the application."""
 
-    def __init__(self, scope: Scope, send: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(self, scope: Scope, send: Callable[[Any], Awaitable[None]], connection: Connection) -> None:
         self._scope = scope
+        self._connection = connection
         self._send = send
         self._put, self._take = trio.open_memory_channel[Message](QUEUED_PIECES_MAX)
         self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
@@ -291,14 +312,17 @@ class _Exchange:
         if self._gone:
             self._running.cancel()
             await trio.lowlevel.checkpoint()
-        if message["type"] == "http.response.start" and self._unread and not self._receiving:
-            message = await self._before_early_answer(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._over = True
-            with trio.CancelScope(shield=True):  # bounded by the write's own deadline
-                await self._send(message)
-        else:
+        if message["type"] == "http.response.start":
+            if self._unread and not self._receiving:
+                message = await self._before_early_answer(message)
+            self._connection.hold()  # until there is something to it, as ASGI has it
             await self._send(message)
+            return
+        if not message.get("more_body", False):
+            self._over = True
+            self._connection.hold()
+        await self._send(message)
+        await self._connection.flush()
 
     async def _before_early_answer(self, message: Message) -> Message:
         left = UNREAD_BYTES_MAX
