@@ -95,7 +95,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         cut = self.site.cut_after.pop(0) if self.site.cut_after and len(body) > 1_000 else None
         try:
             self.wfile.write(body[: len(body) // 2][:cut])
-            self.site.gate.wait(10)
+            if len(body) > 1_000:
+                self.site.gate.wait(10)
             self.wfile.write(body[len(body) // 2 :] if cut is None else body[len(body) // 2 : cut])
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
