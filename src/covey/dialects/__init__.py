@@ -1,1 +1,1 @@
-"""The shapes of other people's APIs, to and from ours. Pure; the gateway uses them as a server, back ends as clients."""
+"""The shapes of other people's APIs, to and from ours. Pure; used by the gateway and by back ends."""

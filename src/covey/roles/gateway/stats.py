@@ -25,7 +25,7 @@ class Tally:
         self._periods: deque[tuple[int, int, int]] = deque(maxlen=PERIODS + 1)  # (number, requests, tokens)
 
     def may_retry(self, share: float) -> bool:
-        """Count one more retry, unless there are too many for what is in flight. Requests that end refill the budget."""
+        """Count one more retry, unless there are too many for what is in flight. Requests that end refill it."""
         if self._retries >= max(RETRIES_FREE, share * self.in_flight):
             return False
         self._retries += 1
