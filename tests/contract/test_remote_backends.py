@@ -1,0 +1,306 @@
+"""What the openai and ollama back ends make of servers that misbehave, and of secrets that must stay at home."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from engine_world import Answer, free_port
+from faulty_server import Scripted, chunked, reply, scripted, stream_head
+
+from covey.backends.base import Backend, BackendParts
+from covey.backends.ollama import OllamaConfig, open_ollama
+from covey.backends.openai import OpenAiConfig, Upstream, open_openai, open_server_client
+from covey.contracts.inference import ChatRequest, Message, Usage
+from covey.errors import CallError
+from covey.telemetry.metrics import Metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
+PARTS = BackendParts(Path(), Metrics())
+ASK = ChatRequest("m", (Message("user", "hi"),), 5)
+Bytes = bytes | Callable[[trio.SocketStream], Awaitable[None]]
+
+
+def sse(text: str | None = None, finish: str | None = None) -> bytes:
+    delta = {"content": text} if text else {}
+    return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def line(**fields: object) -> bytes:
+    return json.dumps({"model": "m", "created_at": "2025-01-01T00:00:00Z", **fields}).encode() + b"\n"
+
+
+def part(text: str) -> bytes:
+    return line(message={"role": "assistant", "content": text}, done=False)
+
+
+FAILED = line(message={"role": "assistant"}, done=True, done_reason="error")
+LAST = line(
+    message={"role": "assistant", "content": ""}, done=True, done_reason="stop", eval_count=2, prompt_eval_count=9
+)
+
+
+@asynccontextmanager
+async def serving(kind: str, *answers: bytes, stall: bool = False) -> AsyncIterator[tuple[Backend, Scripted]]:
+    """A back end before a server that gives these answers in turn, the last for ever; `stall`: and then hangs."""
+    left = list(answers)
+
+    async def script(stream: trio.SocketStream, path: str, headers: dict[str, str]) -> None:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if answer:
+            await stream.send_all(answer)
+        if stall:
+            await trio.sleep_forever()
+
+    async with scripted(script) as server:
+        if kind == "openai":
+            upstream = Upstream(
+                name="it", base_url=f"{server.url}/v1", first_token_seconds=0.5, idle_seconds=0.3, connect_seconds=1.0
+            )
+            opened = open_openai(OpenAiConfig((upstream,)), PARTS)
+        else:
+            server.models = b'{"models": [{"model": "m"}]}'
+            opened = open_ollama(OllamaConfig(server.url, first_token_seconds=0.5, idle_seconds=0.3), PARTS)
+        async with opened as backend:
+            yield backend, server
+
+
+async def ask(backend: Backend, answer: Answer | None = None) -> Answer:
+    answer = answer or Answer()
+    await backend.generate(ASK, answer.take)
+    return answer
+
+
+async def nobody(progress: object) -> None: ...
+
+
+GOOD = {
+    "openai": stream_head() + chunked(sse("a"), sse("b"), sse(finish="stop"), DONE),
+    "ollama": stream_head("application/x-ndjson") + chunked(part("a"), part("b"), LAST),
+}
+kinds = pytest.mark.parametrize("kind", ["openai", "ollama"])
+
+
+@kinds
+async def test_a_good_answer(kind: str) -> None:
+    async with serving(kind, GOOD[kind]) as (backend, server):
+        answer = await ask(backend)
+        assert answer.text == "ab"
+        assert answer.deltas[-1].usage is not None
+        assert answer.deltas[-1].usage.completion_tokens == 2
+        assert backend.models()[0].in_flight == 0
+        body = json.loads(server.requests[0][2])
+        assert body["stream"] is True
+        assert 5 in (body.get("max_tokens"), body.get("options", {}).get("num_predict"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "code"),
+    [
+        ("openai", reply(200, b'{"choices": []}'), "upstream"),
+        ("openai", reply(200, b"<html>It works!</html>", "text/html"), "upstream"),
+        ("openai", reply(200, b"", "text/event-stream"), "upstream"),
+        ("openai", stream_head() + chunked(b"data: nonsense\n\n"), "upstream"),
+        ("openai", stream_head() + chunked(sse("a"), DONE), "upstream"),
+        ("openai", stream_head() + chunked(sse("a"), end=True), "upstream"),
+        ("openai", stream_head() + chunked(sse("a"), end=False), "upstream"),
+        ("openai", stream_head() + chunked(sse("a"), b'data: {"error": {"message": "boom"}}\n\n'), "upstream"),
+        ("openai", stream_head() + b"zz\r\nnot chunked", "upstream"),
+        ("openai", b"SSH-2.0-OpenSSH_9.9\r\n", "upstream"),
+        ("openai", b"", "upstream"),
+        ("openai", reply(500, b"<html>oops"), "upstream"),
+        ("openai", reply(401, b'{"error": {"message": "bad key"}}'), "upstream"),
+        ("openai", reply(404, b'{"error": {"message": "no model"}}'), "not_found"),
+        ("openai", reply(429, b"{}", "application/json", "Retry-After: 9"), "no_capacity"),
+        ("openai", reply(307, b"", "text/plain", "Location: http://127.0.0.1:9/v1/chat/completions"), "upstream"),
+        ("ollama", reply(200, b'{"message": 1}', "application/x-ndjson"), "upstream"),
+        ("ollama", reply(200, b"<html>It works!</html>", "text/html"), "upstream"),
+        ("ollama", reply(200, b"[]\n"), "upstream"),
+        ("ollama", reply(200, b""), "upstream"),
+        ("ollama", stream_head() + chunked(part("a")), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), end=False), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), b'{"error": "boom"}\n'), "upstream"),
+        ("ollama", stream_head() + chunked(FAILED), "upstream"),
+        ("ollama", b"SSH-2.0-OpenSSH_9.9\r\n", "upstream"),
+        ("ollama", b"", "upstream"),
+        ("ollama", reply(500, b'{"error": "llama runner process has terminated"}'), "upstream"),
+        ("ollama", reply(404, b'{"error": "model \'m\' not found"}'), "not_found"),
+        ("ollama", reply(503, b'{"error": "server busy"}'), "no_capacity"),
+        ("ollama", reply(400, b'{"error": "the input exceeds the context length"}'), "invalid"),
+        ("ollama", reply(307, b"", "text/plain", "Location: http://127.0.0.1:9/api/chat"), "upstream"),
+    ],
+)  # fmt: skip
+async def test_whatever_is_not_an_answer_is_never_taken_for_one(kind: str, answer: bytes, code: str) -> None:
+    async with serving(kind, answer) as (backend, _):
+        got = Answer()
+        with pytest.raises(CallError) as caught:
+            await ask(backend, got)
+        assert caught.value.code == code
+        assert all(delta.finish is None for delta in got.deltas)
+        assert backend.models()[0].in_flight == 0
+        if code == "no_capacity":
+            assert caught.value.retry_after_seconds
+
+
+@kinds
+@pytest.mark.parametrize("after", ["nothing", "head", "token", "pings"])
+async def test_a_server_that_falls_silent_is_given_up(kind: str, after: str) -> None:
+    first = sse("a") if kind == "openai" else part("a")
+    start = {"nothing": b"", "head": stream_head(), "token": stream_head() + chunked(first, end=False)}
+    start["pings"] = stream_head() + chunked(*[b": ping\n\n"] * 3, end=False)
+    if kind == "ollama" and after == "pings":
+        pytest.skip("Ollama does not ping")
+    async with serving(kind, start[after], stall=True) as (backend, _):
+        with trio.fail_after(5), pytest.raises(CallError) as caught:
+            await ask(backend)
+        assert caught.value.code == "upstream"
+
+
+@kinds
+async def test_a_server_that_is_gone_fails_and_comes_back_by_itself(kind: str) -> None:
+    port = free_port()
+    if kind == "openai":
+        upstream = Upstream(name="it", base_url=f"http://127.0.0.1:{port}/v1")
+        opened = open_openai(OpenAiConfig((upstream,), refresh_seconds=0.01), PARTS)
+    else:
+        opened = open_ollama(OllamaConfig(f"http://127.0.0.1:{port}", refresh_seconds=0.01), PARTS)
+    async with opened as backend:
+        assert backend.models() == ()
+        with pytest.raises(CallError):
+            await ask(backend)
+
+        async def handle(stream: trio.SocketStream) -> None:
+            async with stream:
+                await stream.receive_some()
+                await stream.send_all(reply(200, b'{"data": [{"id": "m"}], "models": [{"model": "m"}]}'))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_tcp, handle, port)
+            with trio.fail_after(10):
+                while not backend.models():  # noqa: ASYNC110  the back end's own polling is what is tested
+                    await trio.sleep(0.01)
+            assert backend.models()[0].state == "remote"
+            nursery.cancel_scope.cancel()
+
+
+async def test_only_a_request_that_nothing_answered_is_sent_again() -> None:
+    async with serving("openai", b"", GOOD["openai"]) as (backend, server):
+        assert (await ask(backend)).text == "ab"
+        assert len(server.requests) == 2
+    async with serving("openai", reply(500, b""), GOOD["openai"]) as (backend, server):
+        with pytest.raises(CallError):
+            await ask(backend)
+        assert len(server.requests) == 1
+
+
+async def test_usage_is_counted_where_the_server_gives_none() -> None:
+    async with serving("openai", GOOD["openai"]) as (backend, _):
+        assert (await ask(backend)).deltas[-1].usage == Usage(4, 2)
+
+
+async def test_a_server_that_lists_nonsense_is_named_and_offers_nothing() -> None:
+    async with serving("openai", b"") as (backend, server):
+        server.models = b"<html>"
+        assert backend.models()[0].context_tokens == 99
+        for one in backend._servers:  # type: ignore[attr-defined]
+            await one.refresh()
+        assert backend.models()[0].state == "failed"
+        assert "no list of models" in backend.models()[0].detail
+
+
+async def test_patterns_choose_the_models() -> None:
+    async def silent(stream: trio.SocketStream, path: str, headers: dict[str, str]) -> None: ...
+
+    async with scripted(silent) as server:
+        server.models = json.dumps({"data": [{"id": name} for name in ("gpt-4", "gpt-5", "whisper")]}).encode()
+        upstream = Upstream(name="it", base_url=f"{server.url}/v1", models=("gpt-*",))
+        async with open_openai(OpenAiConfig((upstream,)), PARTS) as backend:
+            assert [status.name for status in backend.models()] == ["gpt-4", "gpt-5"]
+            with pytest.raises(CallError) as caught:
+                await ask(backend)
+            assert caught.value.code == "not_found"
+            with pytest.raises(CallError) as caught:
+                await backend.pull("m", nobody)
+            assert caught.value.code == "unsupported"
+
+
+# Secrets
+
+
+async def test_a_key_goes_to_its_own_host_and_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-first")
+    (tmp_path / "key").write_text("sk-second\n")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+    async def script(stream: trio.SocketStream, path: str, headers: dict[str, str]) -> None:
+        await stream.send_all(GOOD["openai"])
+
+    async with scripted(script) as server:
+        for fields, key in (
+            ({"api_key_env": "MY_KEY"}, "sk-first"),
+            ({"api_key_file": str(tmp_path / "key")}, "sk-second"),
+        ):
+            upstream = Upstream(name="it", base_url=f"{server.url}/v1", **fields)
+            async with open_openai(OpenAiConfig((upstream,)), PARTS) as backend:
+                await ask(backend)
+                assert server.requests[-1][1]["authorization"] == f"Bearer {key}"
+
+
+async def test_ollama_gets_no_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "secret")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with serving("ollama", GOOD["ollama"]) as (backend, server):
+        await ask(backend)
+        assert "authorization" not in server.requests[0][1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"base_url": "https://h/v1", "api_key_env": "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE"),
+        ({"base_url": "https://h/v1", "api_key_file": "/nowhere"}, "/nowhere"),
+        ({"base_url": "ftp://h/v1"}, "http"),
+        ({"base_url": "https://user:pass@h/v1"}, "api_key_env"),
+        ({"base_url": "http://example.org/v1", "api_key_env": "HOME"}, "https"),
+    ],
+)
+def test_unusable_settings_are_told_at_once(fields: dict[str, str], word: str) -> None:
+    with pytest.raises(CallError, match=word) as caught:
+        open_server_client(Upstream(name="it", **fields))
+    assert caught.value.code == "invalid"
+
+
+# Ollama's own fetching
+
+
+async def test_ollama_fetches_for_itself() -> None:
+    lines = [b'{"status": "pulling", "total": 10, "completed": 5}\n', b'{"status": "success"}\n']
+    async with serving("ollama", stream_head() + chunked(*lines)) as (backend, _):
+        seen: list[tuple[str, int]] = []
+
+        async def report(progress: object) -> None:
+            seen.append((progress.stage, progress.bytes_done))  # type: ignore[attr-defined]
+
+        await backend.pull("llama3.2:1b", report)
+        assert seen[0] == ("fetching", 5)
+        assert seen[-1][0] == "done"
+    async with serving(
+        "ollama", stream_head() + chunked(b'{"error": "pull model manifest: file does not exist"}\n')
+    ) as (
+        backend,
+        _,
+    ):
+        with pytest.raises(CallError):
+            await backend.pull("nope", report)
+
+
+async def test_no_ollama_fetches_nothing() -> None:
+    async with open_ollama(OllamaConfig(f"http://127.0.0.1:{free_port()}"), PARTS) as backend:
+        with pytest.raises(CallError) as caught:
+            await backend.pull("m", nobody)
+        assert caught.value.code == "unsupported"
