@@ -13,6 +13,12 @@ function begin() {
   let conversation = 0;  // a new one must not hear the end of the last
   chat.hidden = false;
   question.focus();
+  // The model chosen last, unless the address names one; kept in this browser, as a convenience and nothing more.
+  const before = localStorage.getItem("covey model");
+  if (!new URLSearchParams(location.search).has("model") && [...model.options].some((one) => one.value === before)) {
+    model.value = before;
+  }
+  model.addEventListener("change", () => localStorage.setItem("covey model", model.value));
 
   function make(tag, className, text) {
     const element = document.createElement(tag);

@@ -495,7 +495,7 @@ async def test_without_a_gateway_only_its_parts_are_missing() -> None:
         await ada.log_in("ada")
         overview = await ada.get("/")
         assert overview.status == 200
-        assert "No figures:" in overview.text
+        assert "No figures: no node with the role “gateway”" in overview.text
         assert "alpha" in overview.text
         assert "will allow every model" in (await ada.get("/keys")).text
         assert (await ada.post("/keys", {"label": "early"})).status == 200

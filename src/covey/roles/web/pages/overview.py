@@ -52,7 +52,7 @@ async def look() -> Overview:
         try:
             value = await web().bus.call(method, request, timeout_seconds=PATIENCE_SECONDS)
         except CallError as error:
-            found[method.name] = Found(None, error.message)
+            found[method.name] = Found(None, _why(method.name, error))
         else:
             found[method.name] = Found(value)
 
@@ -61,6 +61,13 @@ async def look() -> Overview:
         nursery.start_soon(find, LIST_MODELS, ListModels(visitor().actor))
         nursery.start_soon(find, STATS, Nothing())
     return Overview(found[NODES.name], found[LIST_MODELS.name], found[STATS.name])  # type: ignore[arg-type]
+
+
+def _why(method: str, error: CallError) -> str:
+    if error.code not in ("unreachable", "peer_lost"):
+        return error.message
+    role = method.partition(".")[0]
+    return f"no node with the role “{role}” can be reached now." if role != "cluster" else error.message
 
 
 @blueprint.get("/")
