@@ -306,9 +306,13 @@ class BlockingChunks:
 
     def _take(self) -> list[str]:
         """The pieces that wait, at least one; [] at the end."""
-        # What it sent before its end is still there, also when the node is gone; nobody else reads it then.
-        ended = self._job.result.done()
-        pieces = self._pump.left() if ended else self._node.run(lambda client: self._pump.take())
+        try:
+            pieces = [] if self._job.result.done() else self._node.run(lambda client: self._pump.take())
+        except CallError:
+            wait([self._job.result])  # the node closes: the answer's own end says why it was cut
+            pieces = []
+        if not pieces and self._job.result.done():
+            pieces = self._pump.left()  # what it sent before its end is still there, and nobody else reads it now
         if not pieces:
             self.finish, self.usage = self._job.result.result()
         return pieces

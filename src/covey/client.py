@@ -1,7 +1,8 @@
 """A typed client of a node, over any bus handle: in the process (`node.client`), or over the node's Unix socket."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 import msgspec
 
@@ -36,13 +37,18 @@ class Chunks:
         self.usage: Usage | None = None
         self.model = ""
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        async for delta in self._replies:
+    # No asynchronous generator: one that is left before its end is a ResourceWarning, and leaving is what people do.
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            delta = await anext(self._replies)
             self.finish = delta.finish or self.finish
             self.usage = delta.usage or self.usage
             self.model = delta.model or self.model
             if delta.text:
-                yield delta.text
+                return delta.text
 
 
 class Client:

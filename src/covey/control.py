@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -24,10 +24,12 @@ from covey.client import Client
 from covey.contracts.method import Party, Streaming, Unary
 from covey.contracts.registry import AnyMethod, contracts
 from covey.errors import CallError
-from covey.roles.base import Lifecycle
 from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 from covey.transport.unix import dial_unix, serve_unix
+
+if TYPE_CHECKING:  # the command line's own import: it must be quick
+    from covey.roles.base import Lifecycle
 
 POINTER = "control.json"
 NODE = PeerId("node")
@@ -84,7 +86,7 @@ def _relay_stream(bus: Bus, method: Streaming[Any, Any]) -> StreamHandler[Any, A
 
 
 @asynccontextmanager
-async def open_control(bus: Bus, folder: Path, lifecycle: Lifecycle) -> AsyncGenerator[None, None]:
+async def open_control(bus: Bus, folder: Path, lifecycle: "Lifecycle") -> AsyncGenerator[None, None]:
     """Serve the operator while the block runs; leaving lets running calls finish until `lifecycle.drain_until`."""
     path = socket_path(folder)
     pointer = folder / POINTER

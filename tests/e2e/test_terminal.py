@@ -1,5 +1,6 @@
 """What only a terminal shows: hidden prompts and the conversation, through a real pseudo-terminal."""
 
+import json
 import os
 import pty
 import select
@@ -10,9 +11,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import COVEY, ECHO, PASSWORD, NodeProcess, running_node
+from running import COVEY, ECHO, PASSWORD, NodeProcess, install_plugin, place_for, running_node
 
 ANSWER_SECONDS = 20.0
+
+
+SLOW = """
+from contextlib import asynccontextmanager
+import msgspec
+from covey import BackendPlugin
+from covey.contracts.inference import ModelStatus, PullProgress
+
+class Config(msgspec.Struct, frozen=True):
+    pass
+
+class Slow:
+    name = "slow"
+    looked = 0
+
+    def models(self):
+        # A tenth further each time that somebody looks.
+        self.looked += 1
+        if self.looked > 20:
+            return (ModelStatus("big", "slow", "loaded"),)
+        return (ModelStatus("big", "slow", "loading", progress=self.looked / 20, detail="fetching"),)
+
+    async def generate(self, request, emit):
+        raise NotImplementedError
+
+    async def pull(self, model, report):
+        for tenth in range(11):
+            await report(PullProgress(model, "fetching", tenth * 1_000_000, 10_000_000))
+        await report(PullProgress(model, "verifying", 10_000_000, 10_000_000))
+        await report(PullProgress(model, "done", 10_000_000, 10_000_000))
+
+@asynccontextmanager
+async def open_slow(config, parts):
+    yield Slow()
+
+BACKEND = BackendPlugin("slow", Config, open_slow)
+"""
 
 
 class Terminal:
@@ -122,3 +160,31 @@ def test_tables_fit_a_narrow_terminal(node: NodeProcess, tmp_path: Path) -> None
     terminal.expect("roles")
     assert terminal.end() == 0
     assert max(len(line.rstrip()) for line in terminal.screen.splitlines()) <= 80
+
+
+def test_a_model_that_comes_shows_as_a_bar(tmp_path: Path) -> None:
+    environment = install_plugin(tmp_path, source=SLOW, backends="slow")
+    config = '[inference]\nbackends = ["slow"]\ndefault_model = "big"\n'
+    with place_for(tmp_path, config=config, environment=environment) as place:
+        up = Terminal(place.environment, "up", "--listen", "127.0.0.1:0", "--config", str(place.config))
+        up.expect("Covey runs as")
+        up.expect("big")
+        up.expect("fetching")
+        up.expect("done")
+
+        pull = Terminal(place.environment, "models", "pull", "bigger")
+        pull.expect("bigger")
+        pull.expect("done")
+        assert pull.end() == 0
+
+        assert place.covey("models", "pull", "bigger").stdout.splitlines() == [
+            *(f"bigger: fetching {tenth * 10}% of 10.0 MB" for tenth in range(11)),
+            "bigger: verifying 100% of 10.0 MB",
+            "bigger: done",
+        ]
+        lines = [json.loads(line) for line in place.covey("models", "pull", "bigger", "--json").stdout.splitlines()]
+        assert len(lines) == 13
+        assert lines[5] == {"model": "bigger", "stage": "fetching", "share": 0.5, "bytes_total": 10_000_000}
+
+        up.process.send_signal(signal.SIGINT)
+        assert up.end() == 0

@@ -77,15 +77,18 @@ def effective(loaded: "Config") -> dict[str, Any]:
     for name, (_, settings) in loaded.roles.items():
         tables[name] = msgspec.to_builtins(settings)
     tables["backends"] = {name: msgspec.to_builtins(plugged.config) for name, plugged in loaded.backends.items()}
-    hidden: dict[str, Any] = _without_secrets(tables)
+    hidden: dict[str, Any] = without_secrets(tables)
     return hidden
 
 
-def _without_secrets(value: object) -> Any:
+def without_secrets(value: object) -> Any:
+    """Plain tables with the strings hidden whose key ends in a word for a secret. Covey's own name files and variables
+    instead; a plug-in may do worse.
+    """
     if isinstance(value, dict):
         return {key: _hide(key, inner) for key, inner in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_without_secrets(inner) for inner in cast("list[object]", value)]
+        return [without_secrets(inner) for inner in cast("list[object]", value)]
     return value
 
 
@@ -93,7 +96,7 @@ def _hide(key: str, value: Any) -> Any:
     # By whole words of the key's name: `api_key` is one, `keys_per_account_max` is not.
     if isinstance(value, str) and value and key.rpartition("_")[2] in SECRET_WORDS:
         return "[hidden]"
-    return _without_secrets(value)
+    return without_secrets(value)
 
 
 def _named(loaded: "Config") -> str:

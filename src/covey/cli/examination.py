@@ -51,7 +51,7 @@ def examine(settings: Settings, config_path: Path | None) -> list[Finding]:
     """Look at everything."""
     folder = settings.folder
     findings = [
-        look_at_python(sys.version_info[:2]),
+        look_at_python(sys.version_info[:3]),
         look_at_libraries(),
         look_at_cpu(platform.machine(), _read(Path("/proc/cpuinfo"))),
         look_at_memory(_read(Path("/proc/meminfo"))),
@@ -72,7 +72,7 @@ def examine(settings: Settings, config_path: Path | None) -> list[Finding]:
 def look_at_python(version: tuple[int, ...]) -> Finding:
     """Whether this Python is one that Covey is made for."""
     text = ".".join(map(str, version))
-    if PYTHON_MIN <= version <= PYTHON_MAX:
+    if PYTHON_MIN <= version[:2] <= PYTHON_MAX:
         return Finding("python", "ok", f"Python {text}.")
     return Finding("python", "fail", f"Python {text} is not supported.", "Use Python 3.11, 3.12 or 3.13.")
 

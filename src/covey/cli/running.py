@@ -15,7 +15,7 @@ import trio
 
 from covey.backends.catalogue import find
 from covey.bus.background import open_background
-from covey.cli.progress import Step, open_display
+from covey.cli.progress import Display, Step, open_display
 from covey.config import Config
 from covey.contracts.auth import TAKE_RECOVERY_KEY
 from covey.contracts.inference import MODELS, ModelStatus
@@ -123,28 +123,13 @@ class Running:
             click.echo("\nStop with Ctrl-C.")
 
     async def _show_models(self, node: Node) -> None:
-        """Show the fetching of the models that are not there yet, until none is being fetched."""
-        if "inference" not in node.roles:
+        """On a terminal: a bar for each model that is fetched or loaded, until none is. Elsewhere the log tells."""
+        if "inference" not in node.roles or not sys.stdout.isatty():
             return
         try:
-            if not any(map(_is_coming, await _models(node))):
-                return
-            with open_display(sys.stdout) as display:
-                coming: set[str] = set()
-                while True:
-                    for model in await _models(node):
-                        if _is_coming(model):
-                            coming.add(model.name)
-                            display.show(_step(model))
-                        elif model.name in coming:
-                            coming.discard(model.name)
-                            if model.state == "failed":
-                                log.warning("The model %s is not available: %s", model.name, model.detail)
-                            else:
-                                display.show(Step(model.name, "done"))
-                    if not coming:
-                        return
-                    await trio.sleep(POLL_SECONDS)
+            if any(map(_is_coming, await _models(node))):
+                with open_display(sys.stdout) as display:
+                    await _show_until_there(node, display)
         except CallError as error:
             log.info("The models' progress cannot be shown: %s", error)
 
@@ -166,6 +151,21 @@ class Running:
             # Only our own: another node may have been started over it.
             if msgspec.json.decode(self._ready_file.read_bytes(), type=Ready).pid == os.getpid():
                 self._ready_file.unlink()
+
+
+async def _show_until_there(node: Node, display: Display) -> None:
+    coming: set[str] = set()
+    while True:
+        for model in await _models(node):
+            if _is_coming(model):
+                coming.add(model.name)
+                display.show(_step(model))
+            elif model.name in coming:
+                coming.discard(model.name)
+                display.show(Step(model.name, "failed" if model.state == "failed" else "done"))
+        if not coming:
+            return
+        await trio.sleep(POLL_SECONDS)
 
 
 async def _models(node: Node) -> tuple[ModelStatus, ...]:
