@@ -20,6 +20,7 @@ It also spares each request two tasks and two locks for the idle timer, and send
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,7 @@ class Terms:
     write_seconds_max: float
     keep_alive_seconds: float
     context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
-    config: Config = field(default_factory=Config)
+    config: "_Config" = field(default_factory=lambda: _Config())
 
     def __post_init__(self) -> None:
         self.config.accesslog = None
@@ -69,6 +70,19 @@ class Terms:
     async def close(self) -> None:
         """From now on every answer is its connection's last."""
         await self.context.terminated.set()
+
+
+class _Config(Config):
+    """Hypercorn's settings; the Date header is made once a second."""
+
+    _made_at = -1
+    _made: "list[tuple[bytes, bytes]]"
+
+    def response_headers(self, protocol: str) -> "list[tuple[bytes, bytes]]":
+        now = int(time.time())
+        if now != self._made_at:
+            self._made_at, self._made = now, super().response_headers(protocol)
+        return self._made
 
 
 class Connection:
@@ -157,16 +171,20 @@ class Connection:
         # strike, and leave the connection neither idle nor closed. Bounded by the deadline, and by `cut`.
         deadline = trio.current_time() + self._terms.write_seconds_max
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            async with self._sending:
-                if self._is_cut:
-                    scope.cancel()
-                self._writing = scope
-                try:
-                    await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._protocol.handle(Closed())
-                finally:
-                    self._writing = None
+            try:
+                self._sending.acquire_nowait()  # spares the scheduler a round, nearly always
+            except trio.WouldBlock:
+                await self._sending.acquire()
+            if self._is_cut:
+                scope.cancel()
+            self._writing = scope
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._protocol.handle(Closed())
+            finally:
+                self._writing = None
+                self._sending.release()
         if scope.cancelled_caught:
             self._close()
             await self._protocol.handle(Closed())
@@ -294,12 +312,19 @@ class _Exchange:
             self._put.close()  # never waits behind a body that nobody reads
             return
         with contextlib.suppress(trio.ClosedResourceError):
-            await self._put.send(message)
+            try:
+                self._put.send_nowait(message)
+            except trio.WouldBlock:
+                await self._put.send(message)
 
     async def receive(self) -> Message:
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._receiving += 1
         try:
-            message = await self._take.receive()
+            try:
+                message = self._take.receive_nowait()
+            except trio.WouldBlock:
+                message = await self._take.receive()
         except trio.EndOfChannel:
             return {"type": "http.disconnect"}
         finally:
