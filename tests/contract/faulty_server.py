@@ -15,6 +15,7 @@ class Scripted:
     url: str
     script: Script
     models: bytes = b'{"data": [{"id": "m", "max_model_len": 99}]}'
+    shown: bytes = b"{}"
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Path, headers and body of every request but those for the models."""
 
@@ -49,6 +50,9 @@ async def scripted(script: Script) -> AsyncGenerator[Scripted, None]:
                 path, headers, body = await read_request(stream)
                 if path in {"/v1/models", "/api/tags"}:
                     await stream.send_all(reply(200, server.models))
+                    return
+                if path == "/api/show":
+                    await stream.send_all(reply(200, server.shown))
                     return
                 server.requests.append((path, headers, body))
                 with suppress(trio.BrokenResourceError):  # the client may leave

@@ -299,6 +299,28 @@ async def test_ollama_fetches_for_itself() -> None:
             await backend.pull("nope", report)
 
 
+@pytest.mark.parametrize(
+    ("shown", "capabilities", "context_tokens"),
+    [
+        (b"{}", ("chat",), 0),
+        (b"nonsense", ("chat",), 0),
+        (b'{"capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}}', ("chat",), 8192),
+        (b'{"capabilities": ["embedding"], "model_info": {"bert.context_length": "?"}}', ("embed",), 0),
+    ],
+)
+async def test_ollama_is_asked_what_its_models_can_do(
+    shown: bytes, capabilities: tuple[str, ...], context_tokens: int
+) -> None:
+    async def silent(stream: trio.SocketStream, path: str, headers: dict[str, str]) -> None: ...
+
+    async with scripted(silent) as server:
+        server.models = b'{"models": [{"model": "m"}]}'
+        server.shown = shown
+        async with open_ollama(OllamaConfig(server.url), PARTS) as backend:
+            assert backend.models()[0].capabilities == capabilities
+            assert backend.models()[0].context_tokens == context_tokens
+
+
 async def test_no_ollama_fetches_nothing() -> None:
     async with open_ollama(OllamaConfig(f"http://127.0.0.1:{free_port()}"), PARTS) as backend:
         with pytest.raises(CallError) as caught:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
+MODELS_MAX = 500
+CAPABILITIES = {"completion": "chat", "embedding": "embed"}
+"""Ollama's words and ours."""
 QUIET_SECONDS_MAX = 300.0
 """A server that is not there is asked ever more rarely, down to this."""
 
@@ -52,6 +56,14 @@ class OllamaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_seconds: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is known of a model beyond its name. `context_tokens` it was trained for; 0: unknown."""
+
+    capabilities: tuple[str, ...] = ("chat",)
+    context_tokens: int = 0
+
+
 class OllamaBackend:
     """See `Backend`."""
 
@@ -61,14 +73,23 @@ class OllamaBackend:
         self._config = config
         self._client = client
         self._models: tuple[str, ...] = ()
+        self._details: dict[str, Details] = {}
         self._running: dict[str, int] = {}
         self._reachable = False
 
     def models(self) -> tuple[ModelStatus, ...]:
         """See `Backend.models`. An unreachable server has none."""
-        return tuple(
-            ModelStatus(name, self.name, "remote", slots=self._config.slots, in_flight=self._running.get(name, 0))
-            for name in self._models
+        return tuple(self._status(name, self._details.get(name, Details())) for name in self._models)
+
+    def _status(self, name: str, details: "Details") -> ModelStatus:
+        return ModelStatus(
+            name,
+            self.name,
+            "remote",
+            capabilities=details.capabilities,
+            context_tokens=details.context_tokens,
+            slots=self._config.slots,
+            in_flight=self._running.get(name, 0),
         )
 
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
@@ -138,7 +159,24 @@ class OllamaBackend:
         if not self._reachable:
             log.info("Found Ollama at %s with %d models.", self._config.url, len(listed.models))
         self._reachable = True
-        self._models = tuple(sorted({model.model for model in listed.models if model.model}))
+        self._models = tuple(sorted({model.model for model in listed.models if model.model})[:MODELS_MAX])
+        self._details = {
+            name: self._details[name] if name in self._details else await self._look_up(name) for name in self._models
+        }
+
+    async def _look_up(self, name: str) -> "Details":
+        """What Ollama says of a model; what any model is like, where it does not say."""
+        try:
+            with trio.fail_after(self._config.connect_seconds + 5), translated():
+                shown = await self._client.show(name)
+        except (CallError, trio.TooSlowError):
+            return Details()
+        capabilities = tuple(
+            sorted(ours for theirs, ours in CAPABILITIES.items() if theirs in (shown.capabilities or ()))
+        )
+        lengths = [value for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length")]
+        trained = lengths[0] if lengths and isinstance(lengths[0], int) else 0
+        return Details(capabilities or ("chat",), trained)
 
     async def keep_fresh(self) -> None:
         """Refresh for ever; ever more rarely while nobody is there."""
