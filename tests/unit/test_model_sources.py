@@ -6,8 +6,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from covey.backends.catalogue import CATALOGUE, DEFAULT_MODEL, FILE_NAME, entry_for, find, parse_source
+from covey.backends.catalogue import (
+    CATALOGUE,
+    DEFAULT_MODEL,
+    FILE_NAME,
+    entry_for,
+    find,
+    parse_source,
+    with_recommended,
+)
 from covey.backends.model_folder import model_files
+from covey.contracts.inference import Sampling
 from covey.errors import CallError
 
 NASTY = st.text(alphabet="./\\ab:@=#%~ \x00\n-_+é", max_size=40)
@@ -91,3 +100,10 @@ def test_only_proper_files_of_the_folder_are_offered(tmp_path: Path) -> None:
     (tmp_path / "folder.gguf").mkdir()
     assert model_files(tmp_path) == {"good": tmp_path / "good.gguf"}
     assert model_files(tmp_path / "absent") == {}
+
+
+def test_a_silent_request_gets_what_the_makers_recommend_and_no_other_does() -> None:
+    entry = find(DEFAULT_MODEL)
+    assert with_recommended(Sampling(seed=7), entry) == Sampling(temperature=0.2, top_p=0.9, seed=7)
+    assert with_recommended(Sampling(temperature=1.0), entry) == Sampling(temperature=1.0)
+    assert with_recommended(Sampling(), None) == Sampling()

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from msgspec.structs import replace
+
+from covey.contracts.inference import Sampling
 from covey.errors import CallError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -65,6 +68,7 @@ class Entry:
         licence: an SPDX identifier.
         context_tokens: what it was trained for; 0: unknown.
         system_prompt: it is of no use without a system message: give it a plain one where a request has none.
+        sampling: what its makers recommend, for a request that says nothing itself.
         aliases: other names for it in requests.
     """
 
@@ -77,7 +81,19 @@ class Entry:
     licence: str = ""
     context_tokens: int = 0
     system_prompt: bool = False
+    sampling: Sampling = Sampling()
     aliases: tuple[str, ...] = ()
+
+
+def with_recommended(asked: Sampling, entry: Entry | None) -> Sampling:
+    """What a request asks for, and what the model's makers recommend for the rest.
+
+    A request that sets any of temperature, `top_p`, `top_k` or `min_p` knows what it wants: it gets no advice.
+    """
+    if entry is None or not (asked.temperature is asked.top_p is asked.top_k is asked.min_p is None):
+        return asked
+    advice = entry.sampling
+    return replace(asked, temperature=advice.temperature, top_p=advice.top_p, top_k=advice.top_k, min_p=advice.min_p)
 
 
 def parse_source(text: str) -> Source:
@@ -117,6 +133,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apache-2.0",
         context_tokens=8_192,
         system_prompt=True,
+        sampling=Sampling(temperature=0.2, top_p=0.9),  # its model card; at llama.cpp's 0.8 it talks nonsense
         aliases=("smollm2", "smollm2:135m", "SmolLM2-135M-Instruct"),
     ),
 )

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find
+from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find, with_recommended
 from covey.backends.completions import AnswerReader, estimated_tokens, refusal, request_body
 from covey.backends.download import Downloader
 from covey.backends.engine import FAILURES_TO_GIVE_UP_WAITING, Child, Engine, EngineSettings
@@ -149,6 +149,7 @@ class EmbeddedBackend:
         child = await engine.ready(self._config.warm_up_seconds)
         name = engine.settings.name
         reader = AnswerReader(estimated_tokens(request))
+        request = msgspec.structs.replace(request, sampling=with_recommended(request.sampling, entry))
         body = request_body(request, name, local=True, system_prompt=entry is not None and entry.system_prompt)
 
         async def on_event(event: bytes) -> None:
