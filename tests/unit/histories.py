@@ -36,7 +36,7 @@ _limits = st.builds(KeyLimits, requests_per_minute=st.none() | _numbers)
 _models = st.sampled_from([(), ("m",)])
 FIELDS: dict[type, dict[str, st.SearchStrategy[object]]] = {
     Admit: {"peer": _ids, "roles": st.sampled_from([("auth",), ("auth", "web")]), "name": _names, "by": _ids},
-    Remove: {"peer": _ids, "cutoffs": st.just({}), "by": _ids},
+    Remove: {"peer": _ids, "cutoffs": st.dictionaries(st.sampled_from(["f", "g"]), _numbers), "by": _ids},
     Rename: {"peer": _ids, "name": _names, "by": _ids},
     KeyCreate: {
         "id": _ids, "owner": _ids, "digest": _digests, "prefix": _names, "label": _names, "models": _models,

@@ -10,12 +10,12 @@ from covey.contracts.feeds import Admit, KeyRevoke, OwnerStanding, Remove, Sessi
 from covey.errors import CallError
 from covey.store.checking import check_reader
 from covey.store.feed_log import INCARNATION_KEY, read_entries, read_head, record
-from covey.store.feeds import Author, Feeds, open_feeds
+from covey.store.feeds import Author, Decision, Feeds, open_feeds
 from covey.store.genesis import found as begin
 from covey.store.genesis import parse_recovery_key
 from covey.store.hybrid_clock import wall_seconds
 from covey.store.identity import Identity
-from covey.store.kv import StoreError
+from covey.store.kv import Batch, Reader, StoreError
 from covey.store.memory import MemoryStore
 from covey.store.rows import KeyRow, MemberRow, SessionRow, StandingRow
 from covey.store.view import VIEW_KEY, View
@@ -250,3 +250,66 @@ def test_two_nodes_that_hold_the_same_entries_have_the_same_view() -> None:
     for kind in ("members", "keys", "secret"):
         assert View(alice_kv).hash(kind) == View(bob_kv).hash(kind)
     assert View(bob_kv).get(StandingRow, "o") == StandingRow(owner="o", epoch=1, active=False)
+
+
+class Recorder(MemoryStore):
+    """Remembers which keys each batch wrote, and can refuse to write."""
+
+    def __init__(self) -> None:
+        self.batches: list[set[bytes]] = []
+        self.full = False
+        super().__init__()
+
+    def write(self, batch: Batch) -> None:
+        if self.full:
+            raise StoreError("The disk is full.", reason="full")
+        self.batches.append({key for key, _ in batch})
+        super().write(batch)
+
+
+async def test_a_decision_changes_feeds_and_this_node_s_own_corner_at_once_or_neither() -> None:
+    kv = Recorder()
+    async with node(kv) as feeds:
+
+        def spend(reader: Reader) -> Decision[int]:
+            left = int(reader.get(b"l/purse/coins") or b"3")
+            if left == 0:
+                raise CallError("conflict", "Nothing is left.")
+            return Decision([KeyRevoke(f"k{left}", "x")], left - 1, [(b"l/purse/coins", str(left - 1).encode())])
+
+        assert await feeds.append_with(spend) == 2
+        assert kv.batches[-1] >= {b"l/purse/coins", f"h/{feeds.own('keys')}".encode(), b"v/keys/key/k3"}
+        kv.full = True
+        with pytest.raises(StoreError):
+            await feeds.append_with(spend)
+        kv.full = False
+        assert (kv.get(b"l/purse/coins"), len(list(feeds.view.all(KeyRow)))) == (b"2", 1)
+        results = list[int]()
+
+        async def one() -> None:
+            try:
+                results.append(await feeds.append_with(spend))
+            except CallError:
+                results.append(-1)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(one)
+        assert sorted(results) == [-1] * 8 + [0, 1]
+        assert len(list(feeds.view.all(KeyRow))) == 3
+
+
+async def test_a_decision_may_concern_this_node_s_own_corner_alone() -> None:
+    kv = MemoryStore()
+    async with node(kv) as feeds:
+        before = feeds.heads()
+        assert await feeds.append_with(lambda _: Decision((), "done", [(b"l/purse/coins", b"1")])) == "done"
+        assert (kv.get(b"l/purse/coins"), feeds.heads()) == (b"1", before)
+
+
+async def test_a_decision_writes_to_the_feeds_by_operations_alone() -> None:
+    kv = MemoryStore()
+    async with node(kv) as feeds:
+        with pytest.raises(ValueError, match="operations"):
+            await feeds.append_with(lambda _: Decision((), None, [(b"v/keys/key/k", b"1")]))
+        assert kv.get(b"v/keys/key/k") is None
