@@ -1,6 +1,7 @@
 """The Quart application: hooks around every request, the pages, what templates know."""
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,18 +17,18 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
-from quart_trio.wrappers import TrioRequest
 
 from covey.errors import CallError
+from covey.http.asgi import ASGIApp
 from covey.roles.web import display, faults, sessions
 from covey.roles.web.context import EXTENSION, Away, Web, web
 from covey.roles.web.forms import read_form
+from covey.roles.web.intake import REFUSAL, Intake
 from covey.roles.web.pages import account, chat, entry, keys, overview, people
 from covey.roles.web.security import (
     ACCESS,
     CSRF_FIELD,
     CSRF_HEADER,
-    FORM_BYTES_MAX,
     HEADERS,
     SAFE_METHODS,
     comes_from_us,
@@ -37,15 +38,6 @@ from covey.roles.web.security import (
 STATIC_SECONDS = 365 * 24 * 3600
 
 
-class BoundedRequest(TrioRequest):
-    """A request that stops taking its body at what its page may need: conversations are long, forms are short."""
-
-    def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
-        if path != "/chat/stream":
-            named["max_content_length"] = FORM_BYTES_MAX
-        super().__init__(method, scheme, path, *rest, **named)
-
-
 def build(surroundings: Web) -> QuartTrio:
     """Make the application. It serves nothing until its `startup()` has run, in its own nursery."""
     app = QuartTrio(
@@ -53,10 +45,9 @@ def build(surroundings: Web) -> QuartTrio:
         static_folder=None,  # served by `static_file` below, under paths that change with the contents
         template_folder=str(surroundings.assets / "templates"),
     )
-    app.request_class = BoundedRequest
     app.extensions[EXTENSION] = surroundings
-    app.config["MAX_CONTENT_LENGTH"] = surroundings.config.chat_body_bytes_max
-    app.config["BODY_TIMEOUT"] = surroundings.config.body_seconds_max
+    app.config["MAX_CONTENT_LENGTH"] = None  # the intake has read the body already, within limits
+    app.asgi_app = Intake(cast(ASGIApp, app.asgi_app), surroundings.config)  # type: ignore[method-assign,assignment]
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(display.FILTERS)
@@ -92,6 +83,9 @@ async def digest_of(folder: Path) -> str:
 
 async def admit() -> ResponseReturnValue | None:
     """Before every request: it must come from our own pages, from somebody who may, with the form's own token."""
+    refusal = cast("Mapping[str, Any]", request.scope).get(REFUSAL)
+    if isinstance(refusal, CallError):
+        raise refusal
     endpoint = request.endpoint
     changes = request.method not in SAFE_METHODS
     if endpoint is None:  # no such page: Quart answers 404 or 405, with the menu of whoever asked
