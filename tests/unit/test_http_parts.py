@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from covey.errors import CODES, CallError
-from covey.http.asgi import Message, Scope
+from covey.http.asgi import ON_GONE, Message, Scope, leaving_with_client
 from covey.http.problems import STATUS_BY_REASON, TABLE, headers_of, openai_body, status_of
 from covey.http.router import Router
 from covey.http.server import is_loopback, parse_listen, refuse_public
@@ -143,6 +144,34 @@ async def test_hosts_of_a_request() -> None:
     assert (await ask(router, "/", headers=[], server=("127.0.0.1", 80)))[0] == 200
     assert (await ask(router, "/", headers=[], server=("::1", 80)))[0] == 200
     assert (await ask(router, "/", headers=[]))[0] == 421
+
+
+@pytest.mark.parametrize("extension", [True, False])
+async def test_leaving_with_the_client(*, extension: bool, autojump_clock: trio.testing.MockClock) -> None:
+    """With the call-back of our listener, and with nothing but what ASGI promises."""
+    calls: list[Any] = []
+    scope: Scope = {"extensions": {ON_GONE: calls.append}} if extension else {}
+
+    async def receive() -> Message:
+        await trio.sleep(2)
+        if calls:
+            calls[-1]()
+        return {"type": "http.disconnect"}
+
+    async with trio.open_nursery() as nursery:
+        if extension:
+            nursery.start_soon(receive)
+        async with leaving_with_client(scope, receive):
+            await trio.sleep(1)
+        assert trio.current_time() == pytest.approx(1)  # the block's own end ends it
+        async with leaving_with_client(scope, receive):
+            await trio.sleep_forever()
+        if not extension:
+            assert trio.current_time() == pytest.approx(3)
+    with pytest.raises(CallError, match="as it was raised") as caught:
+        async with leaving_with_client(scope, receive):
+            raise CallError("internal", "as it was raised")
+    assert caught.value.code == "internal"
 
 
 def test_every_code_is_mapped_and_none_else() -> None:

@@ -3,11 +3,13 @@
 Source: the ASGI specification 3.0, HTTP sub-specification 2.4.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
+from covey.bus.background import open_background
 from covey.errors import CallError
 
 Scope = MutableMapping[str, Any]
@@ -16,6 +18,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+
+ON_GONE = "covey.on_gone"
+"""An extension of the scope: a function that takes what to call, once, when the client hangs up."""
 
 
 class ClientGone(Exception):
@@ -64,6 +70,33 @@ async def until_gone(receive: Receive) -> None:
     """Return once the client has hung up. Call it only after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+@asynccontextmanager
+async def leaving_with_client(scope: Scope, receive: Receive) -> AsyncGenerator[None, None]:
+    """Cancel the block when the client hangs up, silently. Enter it only after the body was read.
+
+    Our listener offers to call back (`ON_GONE`); elsewhere a task waits for `http.disconnect`.
+    """
+    on_gone: Callable[[Callable[[], None]], None] | None = scope.get("extensions", {}).get(ON_GONE)
+    if on_gone is not None:
+        with trio.CancelScope() as running:
+            on_gone(running.cancel)
+            yield
+            on_gone(_nothing)
+        return
+
+    async def watch() -> None:
+        await until_gone(receive)
+        nursery.cancel_scope.cancel()
+
+    async with open_background() as nursery:
+        nursery.start_soon(watch)
+        yield
+
+
+def _nothing() -> None:
+    pass
 
 
 async def respond(

@@ -11,7 +11,7 @@ What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-serve
 4. An answer before the whole body was read closed the socket over unread bytes: the kernel resets it, and the client
    may never see the answer. A small rest is read first; before a large one the connection is announced to close, and
    what still comes is thrown away for a moment.
-5. Sending to a client that has gone did nothing, for ever. Here it cancels the application.
+5. Sending to a client that has gone did nothing, for ever. Here it raises `ClientGone`.
 6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them.
 
 It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write.
@@ -35,7 +35,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from covey.http.asgi import ASGIApp, Message, Scope
+from covey.errors import leaves
+from covey.http.asgi import ON_GONE, ASGIApp, ClientGone, Message, Scope
 
 log = logging.getLogger(__name__)
 
@@ -295,20 +296,23 @@ class _Exchange:
         self._receiving = 0
         self._over = False  # the last message was sent
         self._gone = False
-        self._running = trio.CancelScope()
+        self._call_when_gone: Callable[[], None] | None = None
+        scope.setdefault("extensions", {})[ON_GONE] = self._on_gone
 
     async def run(self, app: ASGIApp) -> None:
         try:
-            with self._running:
-                await app(self._scope, self.receive, self.send)
-        except Exception:
-            log.exception("The application failed at %s.", self._scope["path"])
+            await app(self._scope, self.receive, self.send)
+        except Exception as error:
+            if not all(isinstance(leaf, ClientGone) for leaf in leaves(error)):
+                log.exception("The application failed at %s.", self._scope["path"])
         finally:
             await self._send(None)
 
     async def put(self, message: Message) -> None:
         if message["type"] == "http.disconnect":
             self._gone = not self._over
+            if self._gone and self._call_when_gone is not None:
+                self._call_when_gone()
             self._put.close()  # never waits behind a body that nobody reads
             return
         with contextlib.suppress(trio.ClosedResourceError):
@@ -335,8 +339,8 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if self._gone:
-            self._running.cancel()
             await trio.lowlevel.checkpoint()
+            raise ClientGone
         if message["type"] == "http.response.start":
             if self._unread and not self._receiving:
                 message = await self._before_early_answer(message)
@@ -348,6 +352,11 @@ class _Exchange:
             self._connection.hold()
         await self._send(message)
         await self._connection.flush()
+
+    def _on_gone(self, call: Callable[[], None]) -> None:
+        self._call_when_gone = call
+        if self._gone:
+            call()
 
     async def _before_early_answer(self, message: Message) -> Message:
         left = UNREAD_BYTES_MAX

@@ -4,11 +4,24 @@ Families are declared here and nowhere else; labels have few values by design: n
 Names follow vLLM's and OpenTelemetry's habits behind our own prefix.
 """
 
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetrics:
+    """The families of `Metrics` for one model."""
+
+    request_seconds: Histogram
+    first_token_seconds: Histogram
+    token_seconds: Histogram
+    prompt_tokens: Counter
+    generation_tokens: Counter
 
 
 class Metrics:
@@ -54,6 +67,8 @@ class Metrics:
         self.store_writes = Counter("covey_store_writes", "Writes that those batches held", registry=made)
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
         self._bus_children: dict[tuple[str, str], Counter] = {}
+        self._request_children: dict[tuple[str, str, str], Counter] = {}
+        self._models: dict[str, ModelMetrics] = {}
 
     def bus_call(self, method: str, outcome: str) -> None:
         """Count a call; looks its child up once (a `labels()` costs as much as the call itself)."""
@@ -61,6 +76,26 @@ class Metrics:
         if child is None:
             child = self._bus_children[method, outcome] = self.bus_calls.labels(method, outcome)
         child.inc()
+
+    def request_ended(self, route: str, model: str, outcome: str) -> None:
+        """Count an API request."""
+        child = self._request_children.get((route, model, outcome))
+        if child is None:
+            child = self._request_children[route, model, outcome] = self.requests.labels(route, model, outcome)
+        child.inc()
+
+    def of_model(self, model: str) -> "ModelMetrics":
+        """What a gateway counts for one model; a model of the cluster, or "unknown"."""
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = ModelMetrics(
+                self.request_seconds.labels(model),
+                self.first_token_seconds.labels(model),
+                self.token_seconds.labels(model),
+                self.prompt_tokens.labels(model),
+                self.generation_tokens.labels(model),
+            )
+        return found
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type. Takes 0.3 s at 10,000 series: call it in a thread."""

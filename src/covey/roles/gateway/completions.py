@@ -205,20 +205,20 @@ class Completions:
 
     def _record(self, label: str, route: str, outcome: str, completion: Completion | None, started_at: float) -> None:
         now = trio.current_time()
-        metrics = self._metrics
-        metrics.requests.labels(route, label, outcome).inc()
+        metrics = self._metrics.of_model(label)
+        self._metrics.request_ended(route, label, outcome)
         usage = completion.billed if completion else Usage(0, 0)
         first_token_seconds: float | None = None
         if completion is not None:
-            metrics.request_seconds.labels(label).observe(now - started_at)
-            metrics.prompt_tokens.labels(label).inc(usage.prompt_tokens)
-            metrics.generation_tokens.labels(label).inc(usage.completion_tokens)
+            metrics.request_seconds.observe(now - started_at)
+            metrics.prompt_tokens.inc(usage.prompt_tokens)
+            metrics.generation_tokens.inc(usage.completion_tokens)
             if completion.first_token_at is not None:
                 first_token_seconds = completion.first_token_at - started_at
-                metrics.first_token_seconds.labels(label).observe(first_token_seconds)
+                metrics.first_token_seconds.observe(first_token_seconds)
                 if completion.tokens > 1:
                     span = completion.last_token_at - completion.first_token_at
-                    metrics.token_seconds.labels(label).observe(span / (completion.tokens - 1))
+                    metrics.token_seconds.observe(span / (completion.tokens - 1))
         self._tally.record(
             now,
             failed=outcome not in ("ok", "cancelled"),

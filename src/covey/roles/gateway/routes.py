@@ -11,9 +11,9 @@ import trio
 from covey.contracts.auth import Identity
 from covey.contracts.inference import ChatDelta
 from covey.dialects import openai
-from covey.errors import CallError, leaves
+from covey.errors import CallError
 from covey.http import sse
-from covey.http.asgi import ClientGone, Headers, Receive, Scope, Send, header, read_body, respond, until_gone
+from covey.http.asgi import ClientGone, Headers, Receive, Scope, Send, header, leaving_with_client, read_body, respond
 from covey.http.problems import headers_of, openai_body, status_of
 from covey.roles.gateway.admission import Admission, credential, refusal
 from covey.roles.gateway.completions import Completion, Completions
@@ -105,14 +105,6 @@ class Api:
             return
         except CallError as error:
             await self._refuse(exchange, error)
-        except ExceptionGroup as group:
-            # The streaming handlers run beside a watcher of the client, in a nursery.
-            refusals, others = group.split((CallError, ClientGone))
-            if others is not None:
-                log.exception("The API failed.", exc_info=others)
-                await self._refuse(exchange, CallError("internal", "The gateway failed; its log says why."))
-            elif refusals is not None and isinstance(first := next(leaves(refusals)), CallError):
-                await self._refuse(exchange, first)
         except Exception:
             log.exception("The API failed.")
             await self._refuse(exchange, CallError("internal", "The gateway failed; its log says why."))
@@ -173,16 +165,16 @@ class Api:
         )
         call = openai.parse_chat(body)
         last = b""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_leave_with_client, exchange.receive, nursery.cancel_scope)
-            async with self._completions.open(
+        async with (
+            leaving_with_client(exchange.scope, exchange.receive),
+            self._completions.open(
                 identity, call.chat, route="/v1/chat/completions", started_at=exchange.started_at
-            ) as completion:
-                if call.stream:
-                    last = await self._stream(exchange, completion, include_usage=call.include_usage)
-                else:
-                    last = await self._whole(completion)
-            nursery.cancel_scope.cancel()
+            ) as completion,
+        ):
+            if call.stream:
+                last = await self._stream(exchange, completion, include_usage=call.include_usage)
+            else:
+                last = await self._whole(completion)
         # Only now: the books are closed, and the end of this very answer cannot pass for the client's leaving.
         if not last:
             return  # the client has left
@@ -231,8 +223,3 @@ class Api:
 
 def _completion_id() -> str:
     return f"chatcmpl-{secrets.token_hex(12)}"
-
-
-async def _leave_with_client(receive: Receive, scope: trio.CancelScope) -> None:
-    await until_gone(receive)
-    scope.cancel()

@@ -55,8 +55,9 @@ class Lanes:
         answered = False
         try:
             lane.admit(slots)
-            with trio.move_on_after(self._wait_seconds_max):
-                await start.wait()
+            if not ticket.running:
+                with trio.move_on_after(self._wait_seconds_max):
+                    await start.wait()
             if not ticket.running:
                 raise busy(lane.queue.expected_wait(tenant, slots), "queue_slow")
             yield
