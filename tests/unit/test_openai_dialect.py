@@ -261,9 +261,11 @@ def test_nothing_but_a_call_error_escapes_from_bytes(body: bytes) -> None:
 def test_text_survives_every_shape(text: str) -> None:
     assume_text = text.encode("utf-8", "ignore").decode()
     for usage in (True, False):
-        chunk = Chunks("id", "m", 1, include_usage=usage).text(assume_text)
-        assert chunk.count(b"\n") == 2
-        assert json.loads(chunk[6:])["choices"][0]["delta"]["content"] == assume_text
+        one, two, rest = Chunks("id", 'm"}', 1, include_usage=usage).texts([assume_text, "x"]).split(b"\n\n")
+        assert rest == b""
+        assert json.loads(one[6:])["choices"][0]["delta"] == {"content": assume_text}
+        assert json.loads(two[6:])["choices"][0]["delta"] == {"content": "x"}
+        assert ("usage" in json.loads(one[6:])) == usage
     body = json.loads(completion("id", "m", 1, assume_text, "stop", Usage(1, 2, 1)))
     assert body["choices"][0]["message"]["content"] == assume_text
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}

@@ -239,14 +239,18 @@ class Chunks:
         self._head = b"data: " + head[:-1]
         # With include_usage every chunk but the last carries `"usage": null`.
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        empty = self._chunk(b'{"content":}', b"null")
+        cut = empty.index(b"}", len(self._head))
+        self._before_text, self._after_text = empty[:cut], empty[cut:]
 
     def role(self) -> bytes:
         """The first one: some engines never say who speaks."""
         return self._chunk(b'{"role":"assistant","content":""}', b"null")
 
-    def text(self, text: str) -> bytes:
-        """One piece of the answer."""
-        return self._chunk(b'{"content":' + _encode(text) + b"}", b"null")
+    def texts(self, texts: Iterable[str]) -> bytes:
+        """Pieces of the answer, at least one, each in a chunk of its own."""
+        between = self._after_text + self._before_text
+        return self._before_text + between.join(map(_encode, texts)) + self._after_text
 
     def finish(self, reason: Finish) -> bytes:
         """The last one with a choice."""

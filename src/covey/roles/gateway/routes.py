@@ -211,7 +211,9 @@ class Api:
                 await exchange.write(ahead + sse.PING)
             elif deltas:
                 # Tokens that wait already go out in one write: a fifth of the CPU, and no later.
-                await exchange.write(ahead + b"".join(chunks.text(delta.text) for delta in deltas if delta.text))
+                texts = [delta.text for delta in deltas if delta.text]
+                if ahead or texts:
+                    await exchange.write(ahead + chunks.texts(texts) if texts else ahead)
             else:
                 break
             ahead = b""
