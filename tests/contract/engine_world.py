@@ -57,8 +57,8 @@ class World:
     busy: Callable[[], Awaitable[bool]]
     kill: Callable[[], None] | None = None
     revive: Callable[[], Awaitable[None]] | None = None
-    prompt_cancel_seconds_max: float = 3.0
-    """Cancelling takes effect between batches of the prompt, 64 tokens here: that long on a slow, busy machine."""
+    batch_tokens: int = 64
+    """Of a prompt, evaluated in one step."""
     exact: bool = True
     """Tells usage and the reason of the end exactly (the Ollama proxy guesses)."""
 
