@@ -51,7 +51,7 @@ class About:
     async def status(self, caller: Caller, request: Nothing) -> NodeStatus:
         """Serve NODE_STATUS."""
         return NodeStatus(
-            name=self._info.name,
+            name=self._bus.name_of(self._bus.me),
             peer_id=str(self._bus.me),
             version=self._info.version,
             roles=self._info.roles,

@@ -25,6 +25,7 @@ from covey.config import Config, backends_of
 from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, Actor, AuthorizeActor
 from covey.contracts.method import Nothing, Party
 from covey.control import open_control
+from covey.draining import Draining
 from covey.errors import CallError, describe, leaves
 from covey.folders import default_data_folder
 from covey.http.asgi import Scope
@@ -36,7 +37,7 @@ from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
 from covey.store.identity import Identity, open_identity
 from covey.store.leveldb import open_leveldb
 from covey.store.writer import Store, open_store
-from covey.telemetry.metrics import Metrics
+from covey.telemetry.metrics import LinkSample, Metrics
 from covey.transport.base import PeerId
 from covey.version import __version__
 
@@ -120,13 +121,29 @@ class _Base:
         self.bus = Bus(identity.peer_id, metrics, name=config.node.name or socket.gethostname())
         self.router = Router(config.http.host_names)
         self.cluster = Cluster(self.bus, store, identity, config.network, open_host)
+        metrics.links.read = self._read_links
         self.lifecycle = Lifecycle()
         self.clock = SystemClock()
         self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
 
+    def _read_links(self) -> list[LinkSample]:
+        return [
+            LinkSample(
+                node=link.name,
+                up=link.path != "down",
+                relayed=link.path == "relayed",
+                rtt_seconds=link.rtt_seconds,
+                reconnects=link.reconnects,
+                received_bytes=link.received_bytes,
+                sent_bytes=link.sent_bytes,
+                calls=link.calls_made + link.calls_served,
+            )
+            for link in self.cluster.links()
+        ]
+
     def begin_stop(self) -> None:
         """No new work from now on; what runs may finish for a while."""
-        if not self.lifecycle.draining:
+        if not self.lifecycle.stop.is_set():
             self.lifecycle.draining = True
             self.lifecycle.drain_until = trio.current_time() + self._drain_seconds
             self.lifecycle.stop.set()
@@ -170,7 +187,9 @@ async def open_node(
             names = checked.node.roles or base.cluster.roles() or configuration.DEFAULT_ROLES
             _check_roles(base.cluster, names, alone=not listen)
             ordered = in_order([_known_role(checked, name)[0] for name in names])
-            info = NodeInfo(base.bus.name, __version__, int(base.clock.now()), tuple(role.name for role in ordered))
+            info = NodeInfo(
+                base.bus.name_of(base.bus.me), __version__, int(base.clock.now()), tuple(role.name for role in ordered)
+            )
             node = Node(info, base)
             base.metrics.build.info({"version": __version__, "roles": ",".join(node.roles)})
             About(
@@ -180,6 +199,7 @@ async def open_node(
                 lambda: node.urls,
                 lambda: base.cluster.membership.network_id,
             )
+            Draining(base.bus, base.lifecycle, base.cluster.membership, has_auth="auth" in node.roles)
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))
             await stack.enter_async_context(base.cluster.running(base.drained))
@@ -199,6 +219,8 @@ def _check_roles(cluster: Cluster, names: Sequence[str], *, alone: bool) -> None
         alone: it is embedded and listens nowhere, so it may do without a network.
     """
     me = cluster.own
+    if cluster.removed:
+        raise CallError("forbidden", cluster.removed, reason="removed")
     if me is None:
         if "auth" not in names and not alone and not cluster.membership.network_id:
             raise CallError(
@@ -208,10 +230,6 @@ def _check_roles(cluster: Cluster, names: Sequence[str], *, alone: bool) -> None
                 reason="no_network",
             )
         return
-    if me.removed:
-        raise CallError(
-            "forbidden", "This machine was removed from its network. With a new invite: covey join --replace TOKEN"
-        )
     missing = [name for name in names if name not in me.roles]
     if missing and "auth" not in me.roles:
         raise CallError(
@@ -314,7 +332,7 @@ async def _drain(base: _Base, listeners: list[Listener]) -> None:
 
 def _missing(lifecycle: Lifecycle) -> dict[str, str]:
     if lifecycle.draining:
-        return {"node": "it is stopping"}
+        return {"node": "it is stopping" if lifecycle.stop.is_set() else "it is drained"}
     return dict(lifecycle.missing)
 
 

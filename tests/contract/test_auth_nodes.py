@@ -887,7 +887,7 @@ async def test_a_removed_reader_learns_it_and_no_more(net: Network) -> None:
     caller = Caller(peer, "inference")
     with trio.fail_after(5), pytest.RaisesGroup(CallError) as ended:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(MembersTail(net.store).tail, caller, TailMembers({}), emit)
+            nursery.start_soon(MembersTail(net.store, trio.Event()).tail, caller, TailMembers({}), emit)
             await told.wait()
             await net.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, peer))
             await trio.sleep_forever()

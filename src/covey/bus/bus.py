@@ -54,6 +54,14 @@ class Link(Protocol):
         ...
 
 
+BASE_FAMILY = "cluster."
+"""Methods of every node, by which others watch it: served while it drains, too."""
+
+
+def _nobody_knows(_: PeerId) -> str:
+    return ""
+
+
 class Bus:
     """The methods served in this process and the links to others'. Roles hold a `BusHandle` of it, never the bus.
 
@@ -69,6 +77,8 @@ class Bus:
         self.boot_id = secrets.token_hex(16)
         """New in every process: tells an honest restart from a copied identity."""
         self.directory = Directory()
+        self.known_name: Callable[[PeerId], str] = _nobody_knows
+        """What the network's membership calls a node; "" where it does not know it."""
         self._metrics = metrics
         self._served: dict[str, Served[Any, Any]] = {}
         self._links: dict[PeerId, Link] = {}
@@ -109,14 +119,22 @@ class Bus:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the methods served to others, sorted; none any more while draining."""
-        return () if self._draining else tuple(sorted(self._served))
+        """The names of the methods served to others, sorted; while draining, only those of the base."""
+        return tuple(sorted(name for name in self._served if not self._draining or name.startswith(BASE_FAMILY)))
 
     def drain(self) -> None:
         """Tell every peer to send its calls elsewhere from now on; what runs goes on, and this process still calls."""
-        self._draining = True
-        for link in self._links.values():
-            link.announce(self.methods)
+        self._set_draining(draining=True)
+
+    def resume(self) -> None:
+        """Take calls again, after `drain`."""
+        self._set_draining(draining=False)
+
+    def _set_draining(self, *, draining: bool) -> None:
+        if draining != self._draining:
+            self._draining = draining
+            for link in self._links.values():
+                link.announce(self.methods)
 
     # Links to peers
 
@@ -126,7 +144,9 @@ class Bus:
         self.directory.record(peer, methods)
 
     def name_of(self, peer: PeerId) -> str:
-        """What a node is called: this one, or one with a live link; else its id."""
+        """What a node is called: as the membership says, else as it says itself; else its id."""
+        if known := self.known_name(peer):
+            return known
         if peer == self.me:
             return self.name or str(peer)
         link = self._links.get(peer)
@@ -242,11 +262,12 @@ class Bus:
         try:
             yield replies
         finally:
-            scope.cancel()
-            with trio.move_on_after(CANCEL_SECONDS_MAX, shield=True) as patience:
-                await done.wait()
-            if patience.cancelled_caught:
-                log.error("The handler of %s ignores its cancellation.", method.name)
+            if not done.is_set():  # mostly it is: a stream that was read to its end
+                scope.cancel()
+                with trio.move_on_after(CANCEL_SECONDS_MAX, shield=True) as patience:
+                    await done.wait()
+                if patience.cancelled_caught:
+                    log.error("The handler of %s ignores its cancellation.", method.name)
             receive.close()
 
     def _routes(self, method: str, to: PeerId | None) -> list[Link]:
@@ -318,6 +339,8 @@ class BusHandle:
         return self._bus.name_of(peer)
 
     def serving(self, method: Unary[Any, Any] | Streaming[Any, Any]) -> tuple[PeerId, ...]:
-        """The live peers that serve a method, this node first if it does."""
-        here = (self._bus.me,) if self._bus.served(method.name) else ()
-        return here + self._bus.directory.serving(method.name)
+        """The live peers that serve a method, this node first if it does; while it drains, only if no other does."""
+        others = self._bus.directory.serving(method.name)
+        if self._bus.served(method.name) is None or (others and method.name not in self._bus.methods):
+            return others
+        return (self._bus.me, *others)

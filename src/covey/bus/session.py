@@ -42,7 +42,9 @@ class Session(Carrier):
         limits: SessionLimits,
         join: bool = True,
     ) -> None:
-        hello = wire.Hello(wire.VERSION, wire.VERSION_OLDEST, bus.boot_id, bus.name[:200], wire.FEATURES, bus.methods)
+        hello = wire.Hello(
+            wire.VERSION, wire.VERSION_OLDEST, bus.boot_id, bus.name_of(bus.me)[:200], wire.FEATURES, bus.methods
+        )
         super().__init__(stream, peer, hello, limits)
         self._bus = bus
         self._granted = granted
@@ -54,6 +56,11 @@ class Session(Carrier):
         )
         self._outbound: dict[int, OutboundCall] = {}
         self._last_id = wire.CALL_ID_MAX if dialer else wire.SESSION
+
+    @property
+    def name(self) -> str:
+        """As the membership calls the peer, else as it calls itself."""
+        return self._bus.known_name(self.peer) or super().name
 
     # Calls made here
 

@@ -15,11 +15,14 @@ from covey.bus.background import open_background
 from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.cluster.address_book import AddressBook
+from covey.cluster.exchange import Exchange
 from covey.cluster.following import follow_members
-from covey.cluster.joining import JoinDialer, answer_join, ask
-from covey.cluster.links import REMOVED, Host, LinkConfig, LinkInfo, Links
+from covey.cluster.joining import JoinDialer, answer_join
+from covey.cluster.link import LinkConfig
+from covey.cluster.links import Host, Links
 from covey.cluster.membership import Membership
-from covey.contracts.cluster import EXCHANGE_ADDRESSES, NOTICE, KnownAddresses, Notice
+from covey.cluster.standing import Standing
+from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.contracts.method import Nothing
 from covey.errors import CallError
@@ -31,7 +34,7 @@ from covey.transport.base import PeerId
 log = logging.getLogger(__name__)
 
 PORT_DEFAULT = 26840
-EXCHANGE_SECONDS = 30.0
+LOOK_AT_INTERFACES_SECONDS = 2.0
 Welcomer = Callable[[PeerId, JoinRequest], Awaitable[JoinAnswer]]
 
 
@@ -93,19 +96,20 @@ class Cluster:
     ) -> None:
         self.membership = Membership(store)
         self.book = AddressBook(store)
-        self.removed: str = ""
-        """Why this machine is no member any more; "" while it is one."""
         self._bus = bus
         self._store = store
         self._identity = identity
         self._config = config
         self._open_host = open_host
         self._local = store.local("cluster")
+        self._standing = Standing(self.membership, self.book, self._local, bus.me)
+        self._exchange = Exchange(bus, self.membership, self.book, self._own_addresses)
         self._welcome: Welcomer | None = None
         self._host: ClusterHost | None = None
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
         self._waking = trio.Lock()
+        bus.known_name = self.membership.known_name
 
     # The door of roles
 
@@ -125,10 +129,10 @@ class Cluster:
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """See `ClusterDoor.addresses`."""
-        known = self.book.all()
-        if self._host is not None and self._host.addresses:
-            known[str(self._bus.me)] = self._host.addresses
-        return known
+        return self._exchange.known()
+
+    def _own_addresses(self) -> tuple[str, ...]:
+        return () if self._host is None else self._host.addresses
 
     # Its life
 
@@ -137,9 +141,16 @@ class Cluster:
         """Whether there are links to keep."""
         return self._host is not None
 
-    def links(self) -> tuple[LinkInfo, ...]:
-        """Every link that is kept, up or down."""
-        return () if self._links is None else self._links.info()
+    def links(self) -> tuple[LinkStatus, ...]:
+        """Every link that is kept, up or down, by name."""
+        links = () if self._links is None else self._links.all()
+        found = [link.status(self.membership.name(link.peer), self._roles_of(link.peer)) for link in links]
+        return tuple(sorted(found, key=lambda link: link.name))
+
+    @property
+    def removed(self) -> str:
+        """Why this machine is no member any more, and what to do; "" while it is one."""
+        return self._standing.removed
 
     @property
     def own(self) -> MemberRow | None:
@@ -162,11 +173,12 @@ class Cluster:
         Args:
             drained: waited for before the links are cut.
         """
-        self._bus.serve(EXCHANGE_ADDRESSES, self._exchange)
+        self._bus.serve(LINKS, self._list_links)
         self._bus.serve(NOTICE, self._notice)
         async with open_background() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.membership.watch)
+            nursery.start_soon(self._standing.watch)
             if self._local.get(b"awake") or len(self.membership.rows()) > 1:
                 await self.wake()
             try:
@@ -178,9 +190,7 @@ class Cluster:
 
     async def idle(self) -> None:
         """Until no call of another node runs here."""
-        while any(  # noqa: ASYNC110 - only while the node stops; sessions have no event for it
-            link.session is not None and link.session.calls_in_flight[1] for link in self.links()
-        ):
+        while any(link.calls_served for link in self.links()):  # noqa: ASYNC110 - only while the node stops
             await trio.sleep(0.02)
 
     async def wake(self) -> None:
@@ -190,6 +200,8 @@ class Cluster:
                 return
             if self._nursery is None:
                 raise CallError("draining", "This node is stopping.")
+            if self.removed:
+                raise CallError("forbidden", self.removed, reason="removed")
             await self._local.put(b"awake", b"1")
             await self._nursery.start(self._run_host)
 
@@ -197,15 +209,16 @@ class Cluster:
         async with self._open_any_port() as host:
             self._host = host
             await self._remember_port(host)
-            links = Links(self._bus, host, self.membership, self.book, self._config.links, refused=self._refused)
+            links = Links(self._bus, host, self.membership, self.book, self._config.links, doubted=self._doubted)
             self._links = links
             try:
                 async with open_background() as nursery:
                     nursery.start_soon(links.run)
-                    nursery.start_soon(follow_members, self._bus.stamped("member"), self._store)
-                    nursery.start_soon(self._exchange_with_all)
+                    nursery.start_soon(follow_members, self._bus.stamped("member"), self._store, links.changes)
+                    nursery.start_soon(self._exchange.run)
+                    nursery.start_soon(self._watch_interfaces, host, links)
                     task_status.started()
-                    await trio.sleep_forever()
+                    await self._standing.over.wait()
             finally:
                 self._host = self._links = None
 
@@ -255,79 +268,32 @@ class Cluster:
             return
         await answer_join(peer, stream, self._welcome)
 
-    async def _on_hint(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        if self.membership.is_member(peer) and peer != self._bus.me:
-            await self.book.learn({peer: addresses})
-
-    # Peer exchange and notices
-
-    async def _exchange_with_all(self) -> None:
-        """Tell each live peer where members are, when its link comes up and now and then."""
-        told: dict[PeerId, float] = {}
+    async def _watch_interfaces(self, host: ClusterHost, links: Links) -> None:
+        """A machine that has moved to another network finds its links dead at once, not after `dead_seconds`."""
+        known = host.addresses
         while True:
-            now = trio.current_time()
-            live = self._bus.directory.serving(EXCHANGE_ADDRESSES.name)
-            for peer in set(told) - set(live):
-                del told[peer]
-            for peer in live:
-                if now - told.get(peer, float("-inf")) >= EXCHANGE_SECONDS:
-                    told[peer] = now
-                    await self._exchange_with(peer)
-            await trio.sleep(0.5)
+            await trio.sleep(LOOK_AT_INTERFACES_SECONDS)
+            if (now := host.addresses) != known:
+                log.info("This machine can now be reached at: %s", ", ".join(now) or "no address")
+                known = now
+                await links.check()
 
-    async def _exchange_with(self, peer: PeerId) -> None:
-        try:
-            answer = await self._bus.stamped("member").call(
-                EXCHANGE_ADDRESSES, KnownAddresses(self.addresses()), to=peer
-            )
-        except CallError as error:
-            log.debug("No addresses from %s: %s", peer, error)
-            return
-        await self._learn(answer)
-
-    async def _exchange(self, caller: Caller, request: KnownAddresses) -> KnownAddresses:
-        """Serve EXCHANGE_ADDRESSES."""
-        await self._learn(request)
-        return KnownAddresses(self.addresses())
-
-    async def _learn(self, known: KnownAddresses) -> None:
-        found = {PeerId(peer): addresses for peer, addresses in known.addresses.items()}
-        found.pop(self._bus.me, None)
-        await self.book.learn({peer: one for peer, one in found.items() if self.membership.is_member(peer)})
-
-    async def _notice(self, caller: Caller, request: Notice) -> Nothing:
-        """Serve NOTICE."""
-        log.error("The node %s says: %s", self.membership.name(caller.peer), request.message[:500])
-        return Nothing()
-
-    # Refusals
-
-    def _refused(self, peer: PeerId, error: CallError) -> None:
-        """A peer ended or refused a link; where that may be because this machine was removed, ask."""
-        if error.reason == REMOVED:
-            self._was_removed(error.message)
-        elif self._nursery is not None and not self.removed and "auth" in self._roles_of(peer):
-            self._nursery.start_soon(self._ask_standing, peer)
+    async def _doubted(self, peer: PeerId, error: CallError) -> None:
+        if self._host is not None:
+            await self._standing.doubt(self._host, peer, error)
 
     def _roles_of(self, peer: PeerId) -> tuple[str, ...]:
         row = self.membership.get(peer)
         return row.roles if row else ()
 
-    async def _ask_standing(self, peer: PeerId) -> None:
-        """Ask an auth node, by the one door that non-members have, whether this machine still is a member."""
-        host = self._host
-        if host is None or not (addresses := self.book.get(peer)):
-            return
-        request = JoinRequest(network_id=self.membership.network_id, secret=b"", name="", version="")
-        try:
-            answer, _ = await ask(host, peer, addresses, request)
-        except CallError as error:
-            log.debug("No word from %s on our standing: %s", peer, error)
-            return
-        if answer.refusal is not None and answer.refusal.reason == REMOVED:
-            self._was_removed(answer.refusal.message)
+    # What it serves
 
-    def _was_removed(self, message: str) -> None:
-        if not self.removed:
-            self.removed = message
-            log.error("%s To come back, it needs a new invite: covey join --replace TOKEN", message)
+    async def _list_links(self, caller: Caller, request: Nothing) -> LinkList:
+        """Serve LINKS."""
+        own = self.own
+        return LinkList(self.links(), roles=own.roles if own else (), removed=self.removed)
+
+    async def _notice(self, caller: Caller, request: Notice) -> Nothing:
+        """Serve NOTICE."""
+        log.error("The node %s says: %s", self.membership.name(caller.peer), " ".join(request.message[:500].split()))
+        return Nothing()

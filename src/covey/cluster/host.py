@@ -35,6 +35,10 @@ class Libp2pDoor:
         """See `JoinDialer.dial_join`."""
         return await self._host.dial(peer, addresses, "join")
 
+    def came_from(self, peer: PeerId) -> str:
+        """See `Host.came_from`."""
+        return next((path.address for path in reversed(self._host.paths(peer)) if not path.dialled), "")
+
     def close_peer(self, peer: PeerId) -> None:
         """See `Host.close_peer`."""
         self._host.close_peer(peer)

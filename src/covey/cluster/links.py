@@ -1,17 +1,10 @@
-"""One session with every other member: dialled for ever, kept, and exactly one where both dial at once.
-
-Two sessions with one peer (network.md): of one boot, the one that the lower peer id dialled stays. Of another boot,
-the old one is asked: silent for a second, it is replaced (an honest restart, let in at once); answering, the newer is
-refused and both are told (a copied identity).
-"""
+"""One session with every other member: dialled for ever, kept, and exactly one where both dial at once."""
 
 import logging
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-import msgspec
 import trio
 
 from covey.bus.background import open_background
@@ -19,25 +12,18 @@ from covey.bus.bus import Bus
 from covey.bus.carrier import SessionLimits
 from covey.bus.session import Session, open_session
 from covey.cluster.address_book import AddressBook
+from covey.cluster.choosing import COPIED, DUPLICATE, PROBE_SECONDS, REPLACED, SILENT, replaced, verdict
+from covey.cluster.link import STEADY_SECONDS, UNREACHABLE_TRIES, Farewell, Link, LinkConfig
 from covey.cluster.membership import Membership
+from covey.contracts.cluster import NOTICE, Notice
 from covey.errors import CallError
+from covey.store.pulse import Pulse
 from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
 
-COPIED = "copied_identity"
 REMOVED = "removed"
-PROBE_SECONDS = 1.0
-
-
-class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How links are kept. `redial_seconds_max` caps the back-off; hints end it at once."""
-
-    dial_seconds_max: float = 5.0
-    redial_seconds_min: float = 0.2
-    redial_seconds_max: float = 30.0
-    ping_seconds: float = 5.0
-    dead_seconds: float = 15.0
+DOUBLINGS_MAX = 16
 
 
 class Host(Protocol):
@@ -49,7 +35,15 @@ class Host(Protocol):
         ...
 
     async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> tuple[trio.abc.Stream, str]:
-        """A stream to that very peer, and the address that worked. `CallError`: `unreachable`."""
+        """A stream to that very peer, and the address that worked.
+
+        Raises:
+            CallError: `unreachable`; `forbidden` where the peer does not count this node as a member.
+        """
+        ...
+
+    def came_from(self, peer: PeerId) -> str:
+        """The address of the newest inbound connection of a peer; "" where there is none."""
         ...
 
     def close_peer(self, peer: PeerId) -> None:
@@ -57,22 +51,13 @@ class Host(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class LinkInfo:
-    """What is known of the link to one peer. `path` is `direct`, `relayed`, or "" while it is down."""
-
-    peer: PeerId
-    path: Literal["direct", "relayed", ""] = ""
-    address: str = ""
-    reconnects: int = 0
-    failure: str = ""
-    session: Session | None = None
-    dialed_by: PeerId | None = None
-    wake: trio.Event = field(default_factory=trio.Event)
-
-
 class Links:
-    """Keeps the sessions. `run` owns every task."""
+    """Keeps the sessions. `run` owns every task; `changes` beats whenever a link comes up or goes down.
+
+    Args:
+        doubted: told where a peer says, or acts as if, this machine were no member.
+        seed: of the jitter.
+    """
 
     def __init__(
         self,
@@ -82,104 +67,141 @@ class Links:
         book: AddressBook,
         config: LinkConfig,
         *,
-        refused: Callable[[PeerId, CallError], None],
+        doubted: Callable[[PeerId, CallError], Awaitable[None]],
         seed: int | None = None,
     ) -> None:
+        self.changes = Pulse()
         self._bus = bus
         self._host = host
         self._membership = membership
         self._book = book
         self._config = config
-        self._refused = refused
+        self._doubted = doubted
         self._random = random.Random(seed)  # noqa: S311 - spreads redials; nothing secret
         self._limits = SessionLimits(ping_seconds=config.ping_seconds, dead_seconds=config.dead_seconds)
-        self._links: dict[PeerId, LinkInfo] = {}
+        self._links: dict[PeerId, Link] = {}
         self._choosing: dict[PeerId, trio.Lock] = {}
-        self._nursery: trio.Nursery | None = None
 
-    def info(self) -> tuple[LinkInfo, ...]:
+    def all(self) -> tuple[Link, ...]:
         """Every link that is kept, up or down."""
         return tuple(self._links.values())
 
     async def run(self) -> None:
         """Keep a link to every other member until cancelled."""
         async with open_background() as nursery:
-            self._nursery = nursery
             nursery.start_soon(self._spread_hints)
             seen = -1
             while True:
                 seen = await self._membership.changes.after(seen)
-                await self._reconcile(nursery)
+                self._reconcile(nursery)
 
     async def accept(self, peer: PeerId, stream: trio.abc.Stream) -> None:
         """Take over an inbound stream of a member until its session ends."""
-        await self._hold(peer, stream, dialed_by=peer, address="")
+        await self._hold(peer, stream, dialed_by=peer, address=self._host.came_from(peer))
 
-    async def _reconcile(self, nursery: trio.Nursery) -> None:
+    async def check(self) -> None:
+        """The way may have changed under the links: ask each for a sign of life, and dial those that are down."""
+
+        async def ask(link: Link, session: Session) -> None:
+            if not await session.answers(PROBE_SECONDS):
+                session.refuse(Farewell("peer_lost", "It does not answer any more.", reason=SILENT))
+
+        async with trio.open_nursery() as nursery:
+            for link in self.all():
+                if link.session is None:
+                    link.hint()
+                else:
+                    nursery.start_soon(ask, link, link.session)
+
+    # Who there is
+
+    def _reconcile(self, nursery: trio.Nursery) -> None:
         members = {peer for peer in self._membership.rows() if self._membership.is_member(peer)}
         members.discard(self._bus.me)
         for peer in members - set(self._links):
-            self._links[peer] = LinkInfo(peer)
-            nursery.start_soon(self._keep, peer, name=f"keep the link to {peer}")
+            link = self._links[peer] = Link(peer)
+            nursery.start_soon(self._keep, link, name=f"keep the link to {peer}")
         for peer in set(self._links) - members:
-            await self._cut(self._links.pop(peer))
+            self._choosing.pop(peer, None)
+            nursery.start_soon(self._cut, self._links.pop(peer), name=f"cut the link to {peer}")
+        for link in self.all():
+            if link.session is not None and link.granted != self._membership.granted(link.peer):
+                link.session.refuse(Farewell("conflict", "The node has other roles now: link anew.", reason=REPLACED))
 
-    async def _cut(self, link: LinkInfo) -> None:
+    async def _cut(self, link: Link) -> None:
         """A member was removed: its link ends now, and it is told why."""
+        name = self._membership.name(link.peer)
         link.wake.set()
         if link.session is not None:
-            link.session.refuse(CallError("forbidden", "This machine was removed from the network.", reason=REMOVED))
+            link.session.refuse(Farewell("forbidden", "This machine was removed from the network.", reason=REMOVED))
             with trio.move_on_after(1.0):
                 await link.session.closed.wait()
         self._host.close_peer(link.peer)
+        log.info("The node %s was removed; its link is cut.", name)
 
     async def _spread_hints(self) -> None:
-        seen = self._book.hints.count
+        """Dial at once whom somebody has told another address of."""
+        seen, known = self._book.hints.count, self._book.all()
         while True:
             seen = await self._book.hints.after(seen)
-            for link in self._links.values():
-                link.wake.set()
+            before, known = known, self._book.all()
+            for link in self.all():
+                if set(known.get(link.peer, ())) - set(before.get(link.peer, ())):
+                    link.hint()
 
-    async def _keep(self, peer: PeerId) -> None:
-        """Dial a member until it is removed."""
-        wait_seconds = self._config.redial_seconds_min
-        while (link := self._links.get(peer)) is not None:
+    # Dialling
+
+    async def _keep(self, link: Link) -> None:
+        """Dial a member whenever there is no link to it, until it is removed."""
+        await self._dial(link)
+        while self._links.get(link.peer) is link:
             link.wake = trio.Event()
             if link.session is not None:
-                await link.session.closed.wait()
-                wait_seconds = self._config.redial_seconds_min
-            if link.session is None and await self._dial(link):
-                wait_seconds = self._config.redial_seconds_min
-                continue
-            with trio.move_on_after(wait_seconds * self._random.uniform(0.5, 1.5)):
                 await link.wake.wait()
-                wait_seconds = self._config.redial_seconds_min
-            wait_seconds = min(wait_seconds * 2, self._config.redial_seconds_max)
+                continue
+            with trio.move_on_after(self._pause_seconds(link)):
+                await link.wake.wait()
+            if link.session is None and self._links.get(link.peer) is link:
+                link.tries += 1
+                await self._dial(link)
 
-    async def _dial(self, link: LinkInfo) -> bool:
-        """Try once; `True` where a session came up, which has ended again by now or goes on elsewhere."""
+    def _pause_seconds(self, link: Link) -> float:
+        seconds: float = self._config.redial_seconds_min * 2.0 ** min(link.tries, DOUBLINGS_MAX)
+        return min(seconds, self._config.redial_seconds_max) * self._random.uniform(0.5, 1.5)
+
+    async def _dial(self, link: Link) -> None:
+        """Try once; where a session comes up, until it has ended."""
         addresses = self._book.get(link.peer)
         if not addresses:
-            link.failure = "nobody has said where it is"
-            return False
+            link.failure = link.failure or "nobody has said where it is"
+            return
         try:
             with trio.fail_after(self._config.dial_seconds_max):
                 stream, address = await self._host.dial(link.peer, addresses)
         except trio.TooSlowError:
-            link.failure = f"no answer within {self._config.dial_seconds_max:g} s"
-            return False
+            self._unreachable(link, f"It did not answer within {self._config.dial_seconds_max:g} s.")
         except CallError as error:
-            link.failure = error.message
-            return False
-        return await self._hold(link.peer, stream, dialed_by=self._bus.me, address=address)
+            self._unreachable(link, error.message)
+            if error.code == "forbidden":
+                await self._doubted(link.peer, error)
+        else:
+            await self._hold(link.peer, stream, dialed_by=self._bus.me, address=address)
 
-    async def _hold(self, peer: PeerId, stream: trio.abc.Stream, *, dialed_by: PeerId, address: str) -> bool:
-        """Have a session over a stream until it ends. `True` where it was chosen as the link."""
+    def _unreachable(self, link: Link, why: str) -> None:
+        link.failure = why
+        if link.session is None and link.tries >= UNREACHABLE_TRIES and link.is_news("unreachable"):
+            name = self._membership.name(link.peer)
+            log.warning("The node %s cannot be reached, and is tried again and again: %s", name, why)
+
+    # Sessions
+
+    async def _hold(self, peer: PeerId, stream: trio.abc.Stream, *, dialed_by: PeerId, address: str) -> None:
+        """Have a session over a stream until it ends."""
         granted = self._membership.granted(peer)
         link = self._links.get(peer)
         if not granted or link is None:
             await trio.aclose_forcefully(stream)
-            return False
+            return
         try:
             async with open_session(
                 self._bus,
@@ -193,65 +215,82 @@ class Links:
                 if not await self._choose(link, session, dialed_by):
                     with trio.move_on_after(PROBE_SECONDS):
                         await session.closed.wait()
-                    return False
-                await self._serve(link, session, address)
-                return True
+                    return
+                try:
+                    await self._serve(link, session, address)
+                finally:
+                    link.went_down(session)
+                    self.changes.beat()
+                await self._ended(link, session)
         except CallError as error:
             link.failure = error.message
-            self._refused(peer, error)
-            return False
+            if error.reason != DUPLICATE and link.is_news(error.message):
+                log.warning("There is no link with the node %s: %s", self._membership.name(peer), error.message)
+            if error.reason == REMOVED:
+                await self._doubted(peer, error)
 
-    async def _serve(self, link: LinkInfo, session: Session, address: str) -> None:
-        link.address, link.failure = address, ""
-        link.path = "relayed" if "/p2p-circuit" in address else "direct"
-        log.info("Linked with the node %s.", session.name)
-        try:
-            if address:
-                await self._book.learn({link.peer: [address]}, worked=True)
-            await session.closed.wait()
-        finally:
-            if link.session is session:
-                link.session, link.dialed_by, link.path = None, None, ""
-                link.reconnects += 1
-        if session.lost is not None:
-            link.failure = session.lost.message
-            log.info("The link to the node %s is down: %s", session.name, session.lost.message)
-            self._refused(link.peer, session.lost)
-
-    async def _choose(self, link: LinkInfo, session: Session, dialed_by: PeerId) -> bool:
+    async def _choose(self, link: Link, session: Session, dialed_by: PeerId) -> bool:
         """Whether a new session becomes the link; where it does, an old one is closed."""
-        lock = self._choosing.setdefault(link.peer, trio.Lock())
-        async with lock:
-            old = link.session
-            if old is not None and old.lost is None:
-                if not await self._yields(link, old, session, dialed_by):
-                    return False
-                old.refuse(
-                    CallError("conflict", "Another link between the same two nodes took over.", reason="replaced")
-                )
-            link.session, link.dialed_by = session, dialed_by
+        async with self._choosing.setdefault(link.peer, trio.Lock()):
+            name = self._membership.name(link.peer)
+            refusal = await verdict(link, session, dialed_by=dialed_by, me=self._bus.me, name=name)
+            if refusal is not None:
+                session.refuse(refusal)
+                if refusal.reason == COPIED:
+                    await self._tell_of_copy(link, refusal)
+                return False
+            if self._links.get(link.peer) is not link:
+                session.refuse(Farewell("forbidden", "This machine was removed from the network.", reason=REMOVED))
+                return False
+            if link.session is not None:
+                link.session.refuse(replaced())
+                link.went_down(link.session)
+            link.came_up(session, dialed_by=dialed_by, granted=self._membership.granted(link.peer))
             session.join()
+            self.changes.beat()
             return True
 
-    async def _yields(self, link: LinkInfo, old: Session, new: Session, dialed_by: PeerId) -> bool:
-        """Whether the old session makes way; where it does not, the new one is told why."""
-        same_boot = old.hello is not None and new.hello is not None and old.hello.boot_id == new.hello.boot_id
-        if same_boot and link.dialed_by != dialed_by:
-            if dialed_by == min(link.peer, self._bus.me):
-                return True
-            new.refuse(CallError("conflict", "The nodes dialled each other; the other link stays.", reason="duplicate"))
-            return False
-        if not await old.answers(PROBE_SECONDS):
-            return True
-        if same_boot:
-            # The same side dialled again although its link lives: it will notice.
-            new.refuse(CallError("conflict", "There is a link already, and it answers.", reason="duplicate"))
-            return False
-        message = (
-            f"Two machines run with the identity of {self._membership.name(link.peer)}: the one that came later is"
-            " refused. Stop one of them; a copied data folder must become a node of its own (covey join --replace)."
-        )
-        log.error("%s", message)
-        problem = CallError("conflict", message, reason=COPIED)
-        new.refuse(problem)
-        return False
+    async def _tell_of_copy(self, link: Link, refusal: Farewell) -> None:
+        """Here and to the one that stays; the one that is refused reads it in the refusal."""
+        if not link.is_news(refusal.message):
+            return
+        log.error("%s", refusal.message)
+        try:
+            notice = Notice(COPIED, refusal.message)
+            await self._bus.stamped("member").call(NOTICE, notice, to=link.peer, timeout_seconds=PROBE_SECONDS)
+        except CallError as error:
+            log.debug("%s was not told of its copy: %s", link.peer, error)
+
+    async def _serve(self, link: Link, session: Session, address: str) -> None:
+        """From the moment a session is the link, until it has ended."""
+        link.address = address or link.address
+        link.path, link.failure = "relayed" if "/p2p-circuit" in address else "direct", ""
+        if was_well := not link.is_troubled():
+            log.info("Linked with the node %s.", session.name)
+        if session.hello is not None and link.dialed_by == self._bus.me:
+            await self._book.learn({link.peer: [address]}, first=True)
+        with trio.move_on_after(STEADY_SECONDS):
+            await session.closed.wait()
+        if not session.closed.is_set():
+            if not was_well:
+                log.info("Linked with the node %s again.", session.name)
+            link.is_well()
+            await session.closed.wait()
+
+    async def _ended(self, link: Link, session: Session) -> None:
+        lost = session.lost
+        if lost is None or isinstance(lost, Farewell):
+            log.debug("This node ended a session with %s: %s", link.peer, lost)
+            return
+        if lost.reason in (DUPLICATE, REPLACED):
+            log.debug("A session with %s made way: %s", link.peer, lost)
+            link.ups -= 1  # nothing went wrong
+            return
+        link.failure = lost.message
+        if lost.reason == COPIED:
+            if link.is_news(lost.message):
+                log.error("%s", lost.message)
+        elif lost.reason == REMOVED:
+            await self._doubted(link.peer, lost)
+        elif not link.is_troubled():
+            log.info("The link to the node %s is down: %s", session.name, lost.message)

@@ -57,6 +57,11 @@ class Membership:
             return frozenset()
         return frozenset({"member", *(_PARTIES & set(row.roles))})  # type: ignore[arg-type]
 
+    def known_name(self, peer: PeerId) -> str:
+        """What people call a member; "" for any other."""
+        row = self._rows.get(peer)
+        return "" if row is None or row.removed else row.name
+
     def name(self, peer: PeerId) -> str:
         """What people call it."""
         row = self._rows.get(peer)

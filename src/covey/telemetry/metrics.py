@@ -4,10 +4,15 @@ Families are declared here and nowhere else; labels have few values by design: n
 Names follow vLLM's and OpenTelemetry's habits behind our own prefix.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -22,6 +27,49 @@ class ModelMetrics:
     token_seconds: Histogram
     prompt_tokens: Counter
     generation_tokens: Counter
+
+
+class LinkSample(NamedTuple):
+    """One link as it is now; `rtt_seconds` is `None` where it has not been measured."""
+
+    node: str
+    up: bool
+    relayed: bool
+    rtt_seconds: float | None
+    reconnects: int
+    received_bytes: int
+    sent_bytes: int
+    calls: int
+
+
+class LinkCollector(Collector):
+    """Reads the links when somebody asks: a member that is removed leaves no series behind."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Iterable[LinkSample]] = tuple
+        """Called from the thread that renders; replaced by whoever has links."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, with a sample for each link."""
+        labels = ["node"]
+        up = GaugeMetricFamily("covey_link_up", "Whether there is a link to another node", labels=labels)
+        relayed = GaugeMetricFamily("covey_link_relayed", "Whether a third node passes it on", labels=labels)
+        rtt = GaugeMetricFamily("covey_link_rtt_seconds", "The last round trip", labels=labels)
+        reconnects = CounterMetricFamily("covey_link_reconnects", "Times it came up again", labels=labels)
+        received = CounterMetricFamily("covey_link_received_bytes", "Bytes of frames received", labels=labels)
+        sent = CounterMetricFamily("covey_link_sent_bytes", "Bytes of frames sent", labels=labels)
+        calls = GaugeMetricFamily("covey_link_calls_in_flight", "Calls under way, both ways", labels=labels)
+        for link in self.read():
+            label = [link.node]
+            up.add_metric(label, float(link.up))
+            relayed.add_metric(label, float(link.relayed))
+            if link.rtt_seconds is not None:
+                rtt.add_metric(label, link.rtt_seconds)
+            reconnects.add_metric(label, link.reconnects)
+            received.add_metric(label, link.received_bytes)
+            sent.add_metric(label, link.sent_bytes)
+            calls.add_metric(label, link.calls)
+        yield from (up, relayed, rtt, reconnects, received, sent, calls)
 
 
 class Metrics:
@@ -66,6 +114,8 @@ class Metrics:
         self.store_commits = Counter("covey_store_commits", "Durable batches written", registry=made)
         self.store_writes = Counter("covey_store_writes", "Writes that those batches held", registry=made)
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
+        self.links = LinkCollector()
+        made.register(self.links)
         self._bus_children: dict[tuple[str, str], Counter] = {}
         self._request_children: dict[tuple[str, str, str], Counter] = {}
         self._models: dict[str, ModelMetrics] = {}

@@ -2,9 +2,11 @@
 
 import trio
 
+from covey.bus.background import open_background
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
 from covey.contracts.membership import FeedEntries, TailMembers
+from covey.errors import CallError
 from covey.roles.auth.nodes import removed
 from covey.store.ingest import next_batch, vector
 from covey.store.rows import MemberRow
@@ -17,13 +19,32 @@ LOOK_SECONDS_MIN = 0.05
 
 
 class MembersTail:
-    """Serves TAIL_MEMBERS."""
+    """Serves TAIL_MEMBERS.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: holds the feeds.
+        stop: set when the node stops: its readers then turn to another auth node, and do not hold it up.
+    """
+
+    def __init__(self, store: Store, stop: trio.Event) -> None:
         self._store = store
+        self._stop = stop
 
     async def tail(self, caller: Caller, request: TailMembers, emit: Emit[FeedEntries]) -> None:
-        """Serve TAIL_MEMBERS: what the reader lacks, a heartbeat once it has all, then live. Runs until cancelled.
+        """Serve TAIL_MEMBERS."""
+        with trio.CancelScope() as scope:
+
+            async def end() -> None:
+                await self._stop.wait()
+                scope.cancel()
+
+            async with open_background() as nursery:
+                nursery.start_soon(end)
+                await self._tail(caller, request, emit)
+        raise CallError("draining", "This node is stopping.")
+
+    async def _tail(self, caller: Caller, request: TailMembers, emit: Emit[FeedEntries]) -> None:
+        """What the reader lacks, a heartbeat once it has all, then live. Runs until cancelled.
 
         A reader that is ahead of this node is sent what others write next; one that was removed gets to know that, and
         no more.

@@ -93,7 +93,7 @@ def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus.serve(membership.REVOKE_INVITE, invites.revoke_invite)
     bus.serve(membership.REMOVE_NODE, nodes.remove_node)
     bus.serve(membership.RENAME_NODE, nodes.rename_node)
-    bus.serve_stream(membership.TAIL_MEMBERS, MembersTail(parts.store).tail)
+    bus.serve_stream(membership.TAIL_MEMBERS, MembersTail(parts.store, parts.lifecycle.stop).tail)
     parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
 
 

@@ -1,0 +1,48 @@
+"""Two sessions with one peer: which one is the link (network.md).
+
+Of one boot, the one that the lower peer id dialled stays, unless it is silent. Of another boot, the old one is asked:
+silent for a second, it is replaced (an honest restart, let in at once); answering, the newer is refused (a copied
+identity).
+"""
+
+from covey.bus.session import Session
+from covey.cluster.link import Farewell, Link
+from covey.transport.base import PeerId
+
+COPIED = "copied_identity"
+DUPLICATE = "duplicate"
+REPLACED = "replaced"
+SILENT = "silent"
+PROBE_SECONDS = 1.0
+
+
+async def verdict(link: Link, new: Session, *, dialed_by: PeerId, me: PeerId, name: str) -> Farewell | None:
+    """Why a new session cannot be the link; `None` where it can, and an old one has to make way.
+
+    Args:
+        link: to the peer, with the old session, if there is one.
+        new: both sides have said HELLO.
+        dialed_by: which side opened the new one.
+        me: this node.
+        name: what people call the peer.
+    """
+    old = link.session
+    if old is None or old.lost is not None:
+        return None
+    same_boot = old.hello is not None and new.hello is not None and old.hello.boot_id == new.hello.boot_id
+    if same_boot and link.dialed_by != dialed_by and dialed_by == min(link.peer, me):
+        return None
+    if not await old.answers(PROBE_SECONDS):
+        return None
+    if same_boot:
+        return Farewell("conflict", "The nodes have a link already, and it answers.", reason=DUPLICATE)
+    message = (
+        f"Two machines run with the identity of {name}: the one that came later is refused. Stop one of them; a copied"
+        " data folder can become a node of its own: covey join --replace TOKEN"
+    )
+    return Farewell("conflict", message, reason=COPIED)
+
+
+def replaced() -> Farewell:
+    """What the session is told that makes way."""
+    return Farewell("conflict", "Another link between the same two nodes took over.", reason=REPLACED)
