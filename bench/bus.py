@@ -1,6 +1,6 @@
 """What a call costs: a bare awaited function, the bus in the process, and a session over a Unix socket, in one run.
 
-    python bench/bus.py [--seconds 1.0]
+    python -m bench.bus [--seconds 1.0]
 
 Ratios within one run mean something; absolute figures are this machine's. Both ends of the socket share one process
 and one event loop, so that a socket figure is the work of two nodes.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from bench.figure import Figure, show
 from covey.bus.background import open_background
 from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import EVERY_PARTY, Caller
@@ -122,8 +123,8 @@ async def tokens(bus: BusHandle, streams: int) -> float:
     return taken / (time.perf_counter() - start)
 
 
-async def main(seconds: float) -> None:
-    """Print the table."""
+async def measure(seconds: float) -> list[Figure]:
+    """Every figure."""
     caller = Caller(PeerId("bench"), "gateway")
     bare = await serial(partial(verify, caller, KEY), seconds)
     async with open_local() as bus:
@@ -134,18 +135,22 @@ async def main(seconds: float) -> None:
         unix_rate = await together(partial(bus.call, VERIFY, KEY), 64, seconds)
         unix_tokens = await tokens(bus, 1)
         unix_tokens_many = await tokens(bus, 8)
-    print("one call at a time, median")
-    print(f"  bare awaited function {bare:9.2f} µs      1")
-    print(f"  local bus             {local:9.2f} µs {local / bare:6.0f} × bare")
-    print(f"  Unix socket session   {unix:9.2f} µs {unix / local:6.1f} × local")
-    print("64 calls in flight")
-    print(f"  Unix socket session   {unix_rate:9.0f} calls/s")
-    print("tokens")
-    print(f"  local bus             {local_tokens:9.0f} tokens/s")
-    print(f"  Unix socket session   {unix_tokens:9.0f} tokens/s   {unix_tokens_many:9.0f} on 8 streams")
+    return [
+        Figure("local call, median", local, "µs", bare, "bare function"),
+        Figure("call over a Unix socket, median", unix, "µs", local, "local call"),
+        Figure("calls over a Unix socket, 64 in flight", unix_rate, "/s"),
+        Figure("tokens, local", local_tokens, "/s"),
+        Figure("tokens over a Unix socket", unix_tokens, "/s", local_tokens, "local"),
+        Figure("tokens over a Unix socket, 8 streams", unix_tokens_many, "/s", local_tokens, "local"),
+    ]
+
+
+def run(seconds: float) -> list[Figure]:
+    """See `bench.figure`."""
+    return trio.run(measure, seconds)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
-    trio.run(main, parser.parse_args().seconds)
+    show("bus", run(parser.parse_args().seconds))
