@@ -56,6 +56,8 @@ def build(surroundings: Web) -> QuartTrio:
         app.register_blueprint(page.blueprint)
     app.before_request(admit)
     app.after_request(finish)
+    # Alone: those that Quart and its blueprints bring are synchronous, so they would cost every page trips to a thread.
+    app.template_context_processors.clear()
     app.context_processor(template_context)
     faults.register(app)
     _check_access_table(app)
