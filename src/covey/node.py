@@ -39,6 +39,7 @@ from covey.store.leveldb import open_leveldb
 from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import LinkSample, Metrics
 from covey.transport.base import PeerId
+from covey.upkeep import Upkeep
 from covey.version import __version__
 
 log = logging.getLogger(__name__)
@@ -199,6 +200,7 @@ async def open_node(
                 lambda: node.urls,
                 lambda: base.cluster.membership.network_id,
             )
+            Upkeep(base.bus.stamped("member"), base.store, base.identity, base.clock.now)
             Draining(base.bus, base.lifecycle, base.cluster.membership, has_auth="auth" in node.roles)
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))

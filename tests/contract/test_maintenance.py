@@ -24,13 +24,13 @@ from covey.contracts.feeds import (
     SessionEnd,
     SessionStart,
 )
+from covey.contracts.store import CheckReport
 from covey.errors import CallError
-from covey.store.backup import write_backup
-from covey.store.checking import CheckReport
+from covey.store.backup import BackupMaker, write_backup
 from covey.store.feed_log import entry_key, head_key
 from covey.store.feeds import Feeds, open_feeds
 from covey.store.identity import KEY_FILE, Identity, open_identity, peer_id_of
-from covey.store.kv import FORMAT_KEY, StoreError
+from covey.store.kv import FORMAT_KEY, Reader, StoreError
 from covey.store.leveldb import open_leveldb
 from covey.store.maintenance import backup, check, repair, restore
 from covey.store.rows import (
@@ -270,6 +270,10 @@ async def test_maintenance_of_a_running_node_is_refused(folder: Path) -> None:
                 work()
 
 
+def cheap(reader: Reader, identity: Identity) -> BackupMaker:
+    return BackupMaker(reader, identity, PASSPHRASE, now=NOW, operations=1, memory_bytes=8192)
+
+
 def cheap_backup(folder: Path, destination: Path, passphrase: str = PASSPHRASE) -> int:
     return backup(folder, destination, passphrase, now=NOW, operations=1, memory_bytes=8192)
 
@@ -307,18 +311,7 @@ async def test_a_running_node_is_backed_up_from_a_snapshot(tmp_path: Path) -> No
         with store.reader.snapshot() as reader:
             await feeds.append(lambda view: [KeyRevoke("k9", "1")])
 
-            def write() -> int:
-                return write_backup(
-                    reader,
-                    open_identity(tmp_path / "data"),
-                    tmp_path / "b",
-                    PASSPHRASE,
-                    now=NOW,
-                    operations=1,
-                    memory_bytes=8192,
-                )
-
-            await trio.to_thread.run_sync(write)
+            await trio.to_thread.run_sync(write_backup, cheap(reader, open_identity(tmp_path / "data")), tmp_path / "b")
         report = restore(tmp_path / "b", tmp_path / "new", PASSPHRASE)
         assert report.problems == ()
         assert report.entries == 30
@@ -385,7 +378,7 @@ async def test_what_a_backup_refuses(folder: Path, tmp_path: Path) -> None:
 async def test_a_backup_of_a_newer_format_is_refused(folder: Path, tmp_path: Path) -> None:
     kv = open_leveldb(folder)
     kv.write([(FORMAT_KEY, b"9")])
-    write_backup(kv, Identity.generate(), tmp_path / "b", PASSPHRASE, now=NOW, operations=1, memory_bytes=8192)
+    write_backup(cheap(kv, Identity.generate()), tmp_path / "b")
     kv.close()
     with pytest.raises(StoreError, match="upgrade Covey"):
         restore(tmp_path / "b", tmp_path / "new", PASSPHRASE)

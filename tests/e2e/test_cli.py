@@ -312,6 +312,17 @@ def test_a_backup_goes_out_and_comes_back(tmp_path: Path) -> None:
             assert httpx.get(f"{again.url}/v1/models", headers=headers).status_code == 200
             assert again.peer_id == node.peer_id
             assert "in use" in one_line(place.covey("store", "repair", code=1))
+            assert "sound" in place.covey("store", "check").stdout
+            live = tmp_path / "live"
+            made = place.json("store", "backup", str(live), "--passphrase-file", str(secret))
+            assert made["records"] > 0
+            assert live.stat().st_mode & 0o777 == 0o600
+            assert "exists" in one_line(
+                place.covey("store", "backup", str(live), "--passphrase-file", str(secret), code=1)
+            )
+            place.covey(
+                "store", "restore", str(live), "--passphrase-file", str(secret), "--data", str(tmp_path / "second")
+            )
             assert again.stop() == 0
         finally:
             again.end()

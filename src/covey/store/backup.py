@@ -8,7 +8,8 @@ this node's private key: it is as secret as its passphrase is strong.
 import os
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -46,63 +47,98 @@ class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
     identity: bytes
 
 
-def write_backup(
-    reader: Reader,
-    identity: Identity,
-    destination: Path,
-    passphrase: str,
-    *,
-    now: float,
-    operations: int = argon2id.OPSLIMIT_MODERATE,
-    memory_bytes: int = argon2id.MEMLIMIT_MODERATE,
-) -> int:
-    """Write everything of a snapshot into a new file, for its user alone; how many records it holds. Use a thread.
+class BackupMaker:
+    """A backup that is being made: `pieces` gives the file's bytes, once and in order, as they are sealed. It blocks.
 
     Args:
-        reader: of a running node: `store.reader.snapshot()`.
+        reader: a snapshot (`store.reader.snapshot()`), which must live until the last piece; of a store that nobody
+            writes to, the store itself.
         identity: this node's.
-        destination: must not exist; appears when it is complete.
         passphrase: at least `PASSPHRASE_CHARS_MIN` characters.
         now: Unix seconds.
         operations: argon2id's.
         memory_bytes: argon2id's; as much is needed to read it.
 
     Raises:
-        CallError: `invalid`: the passphrase is too short; `conflict`: the file exists; `storage`.
+        CallError: `invalid`: the passphrase is too short.
     """
-    if len(passphrase) < PASSPHRASE_CHARS_MIN:
-        raise CallError("invalid", f"A backup's passphrase needs {PASSPHRASE_CHARS_MIN} characters or more.")
-    info = BackupInfo(
-        format=int(reader.get(FORMAT_KEY) or FORMAT), created_at=int(now), identity=format_identity(identity)
-    )
-    cost = _COST.pack(secrets.token_bytes(argon2id.SALTBYTES), operations, memory_bytes)
+
+    def __init__(
+        self,
+        reader: Reader,
+        identity: Identity,
+        passphrase: str,
+        *,
+        now: float,
+        operations: int = argon2id.OPSLIMIT_MODERATE,
+        memory_bytes: int = argon2id.MEMLIMIT_MODERATE,
+    ) -> None:
+        if len(passphrase) < PASSPHRASE_CHARS_MIN:
+            raise CallError("invalid", f"A backup's passphrase needs {PASSPHRASE_CHARS_MIN} characters or more.")
+        self._reader = reader
+        self._info = BackupInfo(
+            format=int(reader.get(FORMAT_KEY) or FORMAT), created_at=int(now), identity=format_identity(identity)
+        )
+        self._cost = _COST.pack(secrets.token_bytes(argon2id.SALTBYTES), operations, memory_bytes)
+        self._passphrase = passphrase
+        self.records = 0
+        """How many there are in the pieces so far."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of the file; the first ones take a second or two, for the passphrase is made slow to guess.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        stream = bindings.crypto_secretstream_xchacha20poly1305_state()
+        header = bindings.crypto_secretstream_xchacha20poly1305_init_push(stream, _key(self._passphrase, self._cost))
+
+        def seal(content: bytes, tag: int, bound: bytes | None = None) -> bytes:
+            sealed = bindings.crypto_secretstream_xchacha20poly1305_push(stream, content, bound, tag)
+            return _LENGTH.pack(len(sealed)) + sealed
+
+        yield _MAGIC + self._cost + header + seal(msgspec.msgpack.encode(self._info), _MORE, _MAGIC + self._cost)
+        for chunk in _chunks(self._reader):
+            self.records += len(chunk)
+            yield seal(msgspec.msgpack.encode(chunk), _MORE)
+        yield seal(b"", _LAST)
+
+
+def write_backup(backup: BackupMaker, destination: Path) -> int:
+    """Write a backup into a new file, for its user alone; how many records it holds. Use a thread.
+
+    Args:
+        backup: none of it taken yet.
+        destination: must not exist; appears when it is complete.
+
+    Raises:
+        CallError: `conflict`: the file exists; `storage`.
+    """
+    with new_backup_file(destination) as file:
+        for piece in backup.pieces():
+            file.write(piece)
+    return backup.records
+
+
+@contextmanager
+def new_backup_file(destination: Path) -> Generator[BinaryIO, None, None]:
+    """A file to write a backup into; it appears under its name, for its user alone, when the block ends well.
+
+    Raises:
+        CallError: `conflict`: there is one by that name; `storage`.
+    """
+    taken = CallError("conflict", f"{destination} exists already: choose another name.")
     try:
+        if destination.exists():
+            raise taken  # before the work rather than after it
         with durable_new_file(destination) as file:
-            return _write(file, cost, _key(passphrase, cost), info, reader)
+            yield file
     except FileExistsError as error:
-        raise CallError("conflict", f"{destination} exists already: choose another name.") from error
+        raise taken from error
     except OSError as error:
         detail = os.strerror(error.errno or 0)
         message = f"Cannot write the backup {destination} ({detail}): choose another place."
         raise StoreError(message, reason="not_writable") from error
-
-
-def _write(file: BinaryIO, cost: bytes, key: bytes, info: BackupInfo, reader: Reader) -> int:
-    stream = bindings.crypto_secretstream_xchacha20poly1305_state()
-    header = bindings.crypto_secretstream_xchacha20poly1305_init_push(stream, key)
-
-    def push(content: bytes, tag: int, bound: bytes | None = None) -> None:
-        sealed = bindings.crypto_secretstream_xchacha20poly1305_push(stream, content, bound, tag)
-        file.write(_LENGTH.pack(len(sealed)) + sealed)
-
-    file.write(_MAGIC + cost + header)
-    push(msgspec.msgpack.encode(info), _MORE, _MAGIC + cost)
-    records = 0
-    for chunk in _chunks(reader):
-        push(msgspec.msgpack.encode(chunk), _MORE)
-        records += len(chunk)
-    push(b"", _LAST)
-    return records
 
 
 def _chunks(reader: Reader) -> Iterator[Pairs]:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-import msgspec
-
+from covey.contracts.store import CheckReport
 from covey.errors import CallError
 from covey.store.entries import KINDS, NO_HEAD, EntryError, FeedId, Head, Sealed, check_place, check_signature, unseal
 from covey.store.feed_log import GENESIS_KEY, apply_entry, entry_key, lost_key, read_heads
@@ -19,23 +18,6 @@ from covey.store.writer import Overlay
 
 PROBLEMS_MAX = 100
 """The first of them tell enough."""
-
-
-class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was checked, and what is wrong with it, a line each; sound where `problems` is empty.
-
-    `records`: everything in the store, each read once with its checksum. `view_hashes`: as `View.hash`, by kind, of
-    what the entries add up to. `network_id` is "" for a node that holds no feeds.
-    """
-
-    network_id: str
-    records: int
-    feeds: int
-    entries: int
-    operations: int
-    rows: int
-    view_hashes: dict[str, str]
-    problems: tuple[str, ...]
 
 
 @dataclass(slots=True)

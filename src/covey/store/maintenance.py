@@ -1,6 +1,6 @@
 """`covey store check`, `backup`, `restore` and `repair`, on the folder of a node that is not running.
 
-All of it blocks: use a thread. Of a running node, `check_reader` and `write_backup` take a snapshot of its store.
+All of it blocks: use a thread. A running node does the first two itself: `covey.upkeep`.
 """
 
 import os
@@ -15,9 +15,10 @@ import msgspec
 from nacl.pwhash import argon2id
 
 from covey.contracts.feeds import Op
+from covey.contracts.store import CheckReport
 from covey.errors import CallError
-from covey.store.backup import BackupFile, write_backup
-from covey.store.checking import Chain, CheckReport, chains, check_reader
+from covey.store.backup import BackupFile, BackupMaker, write_backup
+from covey.store.checking import Chain, chains, check_reader
 from covey.store.feed_log import CLOCK_KEY, GENESIS_KEY, INCARNATION_KEY, apply_entry, encode_head, head_key, lost_key
 from covey.store.feeds import Author, Decide
 from covey.store.files import sync_folder
@@ -71,15 +72,10 @@ def backup(
     """Write a data folder's store and identity into one encrypted file; how many records. See `write_backup`."""
     kv = open_leveldb(folder, create=False)
     try:
-        return write_backup(
-            kv,
-            _identity_of(folder),
-            destination,
-            passphrase,
-            now=now,
-            operations=operations,
-            memory_bytes=memory_bytes,
+        maker = BackupMaker(
+            kv, _identity_of(folder), passphrase, now=now, operations=operations, memory_bytes=memory_bytes
         )
+        return write_backup(maker, destination)
     finally:
         kv.close()
 
