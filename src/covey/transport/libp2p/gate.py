@@ -40,7 +40,7 @@ class Gate:
     """
 
     def __init__(self, is_member: Callable[[PeerId], bool], negotiate_seconds: float) -> None:
-        self._is_member = is_member
+        self.is_member = is_member
         self._negotiate_seconds = negotiate_seconds
         self._doors: dict[str, Door] = {}
         self.refused = 0
@@ -52,6 +52,10 @@ class Gate:
             raise ValueError(f"{protocol} is offered already")
         self._doors[protocol] = door
 
+    def remove(self, protocol: str) -> None:
+        """Offer a protocol no more."""
+        del self._doors[protocol]
+
     async def pass_through(self, connection: Connection, stream: YamuxStream) -> None:
         """Take an inbound stream from its first byte to its end. Never raises but when cancelled."""
         orderly = False
@@ -60,7 +64,7 @@ class Gate:
             if door is not None:
                 await door.handle(connection, stream)
                 orderly = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ChannelError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ChannelError, NegotiationError) as error:
             log.debug("A stream of %s broke: %s", connection.peer, error)
         except Exception:
             log.exception("The handler of a stream of the node %s failed.", connection.peer)
@@ -72,7 +76,7 @@ class Gate:
                 stream.abort()
 
     async def _negotiated(self, connection: Connection, stream: YamuxStream) -> Door | None:
-        is_member = self._is_member(connection.peer)
+        is_member = self.is_member(connection.peer)
         offered = {name: door for name, door in self._doors.items() if door.opens(connection, is_member)}
         try:
             with trio.fail_after(self._negotiate_seconds):

@@ -59,6 +59,10 @@ class Libp2pHost:
         self._attempts = Attempts(limits.stranger_attempts_max, limits.stranger_attempts_seconds)
         self._connections: dict[Connection, None] = {}
         self._listening: list[tuple[str, int]] = []
+        self.relayed: dict[Connection, tuple[str, ...]] = {}
+        """Further addresses to announce, by the connection to the relay that serves them."""
+        self.attempt_circuit: Callable[[PeerId, Address], Awaitable[Channel]] | None = None
+        """How an address through a relay is dialled; set by `relay.use_relays`."""
         self._closing = False
         self._task_nursery = connections
         self._handler_nursery = handlers
@@ -72,7 +76,8 @@ class Libp2pHost:
     def addresses(self) -> tuple[str, ...]:
         """What others may dial, as multiaddrs, from the machine's addresses of this moment: ask again when in doubt."""
         interfaces = [_ip(each) for adapter in ifaddr.get_adapters() for each in adapter.ips] if self._listening else []
-        return tuple(str(each) for each in announced(self._listening, interfaces))
+        direct = [str(each) for each in announced(self._listening, interfaces)]
+        return (*direct, *(way for ways in self.relayed.values() for way in ways))
 
     @property
     def peers(self) -> frozenset[PeerId]:
@@ -121,6 +126,17 @@ class Libp2pHost:
             CallError: `unreachable` (`no_address`, `dial`): the message says what happened at each address;
                 `forbidden` (`not_member`): the peer answered and does not count us as a member.
         """
+        connection = await self.connect(peer, addresses)
+        return await self.open_stream(connection, _PROTOCOLS[protocol]), connection.address
+
+    # What the relay needs as well
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
+        """A new connection to a peer, without a stream as yet; it ends where none is opened soon.
+
+        Raises:
+            CallError: `unreachable` (`no_address`, `dial`).
+        """
         ways = dial_order(addresses)[: self.limits.dial_addresses_max]
         if peer == self.me or not ways:
             why = "it is this node itself" if peer == self.me else "no address of it is known"
@@ -132,10 +148,7 @@ class Libp2pHost:
             )  # fmt: skip
         except RaceLost as lost:
             raise _unreachable(peer, ways, lost.reasons) from lost
-        stream = await self.open_stream(self.keep(channel, peer, address), _PROTOCOLS[protocol])
-        return stream, str(address)
-
-    # What the relay needs as well
+        return self.keep(channel, peer, address)
 
     def keep(self, channel: Channel, peer: PeerId, address: Address) -> Connection:
         """Run an outbound connection until it ends. `address` says where it leads.
@@ -151,8 +164,8 @@ class Libp2pHost:
         self._task_nursery.start_soon(self._run, connection)
         return connection
 
-    async def open_stream(self, connection: Connection, protocol: str) -> YamuxStream:
-        """A stream on a connection for it alone, which is cut where this fails.
+    async def open_stream(self, connection: Connection, protocol: str, *, owning: bool = True) -> YamuxStream:
+        """A stream on a connection of our own, which is cut where this fails. `owning`: and ends with the stream.
 
         Raises:
             CallError: `unreachable`, `forbidden` (`not_member`).
@@ -160,7 +173,7 @@ class Libp2pHost:
         opened = False
         try:
             stream = connection.yamux.open()
-            stream.owns_connection = True
+            stream.owns_connection = owning
             with trio.fail_after(self.limits.negotiate_seconds):
                 await ask(stream, protocol)
             opened = True
@@ -282,7 +295,9 @@ class Libp2pHost:
         if address.peer not in (None, peer):
             raise AttemptError(f"the address is another node's, {address.peer}")
         if address.relay is not None:
-            raise AttemptError("this node uses no relays")
+            if self.attempt_circuit is None:
+                raise AttemptError("this node uses no relays")
+            return await self.attempt_circuit(peer, address)
         return await self.attempt_tcp(peer, address)
 
     def _refused(self, connection: Connection, error: Exception) -> CallError:

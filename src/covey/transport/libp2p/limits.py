@@ -43,5 +43,7 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     dial_addresses_max: int = 16
     idle_seconds: float = 5.0
     """Without a stream, after which a connection is closed."""
+    ping_seconds: float = 5.0
+    """Between the pings on a connection to or from a relay, which counts as lost after three of them in silence."""
     close_seconds: float = 1.0
     """For writing what is queued when a stream is closed."""

@@ -82,24 +82,35 @@ async def answer(line: Line, offered: Collection[str], *, patient: bool) -> str:
 
 
 def _message(text: str) -> bytes:
-    content = text.encode() + b"\n"
-    return _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80, number >> 7])
+    return with_length(text.encode() + b"\n")
 
 
 async def _read(line: Line) -> str:
-    size = (await _exactly(line, 1))[0]
-    if size >= 0x80:
-        size = size & 0x7F | (await _exactly(line, 1))[0] << 7
-    if not 0 < size <= NAME_BYTES_MAX:
-        raise NegotiationError("it does not speak multistream-select")
-    content = await _exactly(line, size)
+    content = await read_with_length(line, NAME_BYTES_MAX)
     if not content.endswith(b"\n") or not content.isascii():
         raise NegotiationError("it does not speak multistream-select")
     return content[:-1].decode("ascii")
+
+
+def with_length(content: bytes) -> bytes:
+    """At most 16,383 bytes behind their number, as an unsigned varint."""
+    size = len(content)
+    return (bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])) + content
+
+
+async def read_with_length(line: Line, bytes_max: int) -> bytes:
+    """The reverse.
+
+    Raises:
+        NegotiationError: longer than that, or the line ended.
+        trio.BrokenResourceError, trio.ClosedResourceError, ChannelError: as the line does.
+    """
+    size = (await _exactly(line, 1))[0]
+    if size >= 0x80:
+        size = size & 0x7F | (await _exactly(line, 1))[0] << 7
+    if size > bytes_max:
+        raise NegotiationError("it sends a message that is too long for one")
+    return await _exactly(line, size)
 
 
 async def _exactly(line: Line, size: int) -> bytes:
@@ -107,6 +118,6 @@ async def _exactly(line: Line, size: int) -> bytes:
     while len(content) < size:
         data = await line.receive_some(size - len(content))
         if not data:
-            raise NegotiationError("it hung up while agreeing on a protocol")
+            raise NegotiationError("it hung up")
         content += data
     return content

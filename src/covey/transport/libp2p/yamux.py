@@ -72,6 +72,7 @@ class Yamux:
         self._changed = trio.lowlevel.ParkingLot()
         self._over = trio.Event()
         self._waiting: dict[YamuxStream, None] = {}
+        self._held = False
 
     @property
     def full(self) -> bool:
@@ -102,7 +103,7 @@ class Yamux:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._own, self._read)
                 nursery.start_soon(self._own, self._write)
-                nursery.start_soon(self._finish_when_idle)
+                nursery.start_soon(self._watch)
                 await self._over.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -120,6 +121,11 @@ class Yamux:
         """Cut the connection at once. Its streams break."""
         self._end(reason)
         self._channel.abort()
+
+    def hold(self) -> None:
+        """Keep the connection though it has no stream, and notice when the peer is gone."""
+        self._held = True
+        self._changed.unpark_all()
 
     async def flush(self) -> None:
         """Wait until what is queued is written, or the connection is over."""
@@ -212,13 +218,19 @@ class Yamux:
             with trio.move_on_after(0.1):
                 await self._channel.send_all(frame(Kind.GO_AWAY, 0, 0, PROTOCOL_ERROR))
 
-    async def _finish_when_idle(self) -> None:
-        while not self._finishing:
+    async def _watch(self) -> None:
+        """Finish a connection that nobody uses, unless it is held: that is pinged."""
+        while not self._finishing and not self._held:
             seconds = self.limits.idle_seconds if not self._streams else float("inf")
             with trio.move_on_after(seconds) as patience:
                 await self._changed.park()
             if patience.cancelled_caught and not self._streams:
                 self.finish()
+        while self._held:
+            if trio.current_time() - self._channel.heard_at > 3 * self.limits.ping_seconds:
+                self.abort("the peer is silent")
+            self.put(frame(Kind.PING, Flag.SYN, 0, 0))
+            await trio.sleep(self.limits.ping_seconds)
 
     def _end(self, reason: str) -> None:
         if self.lost is not None:

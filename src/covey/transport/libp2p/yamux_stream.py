@@ -139,13 +139,15 @@ class YamuxStream(trio.abc.HalfCloseableStream):
         self.connection.forget(self)
 
     def abort(self) -> None:
-        """Break the stream at once, on both sides."""
+        """Break the stream at once, on both sides; with it goes a connection of its own."""
         if self._closed:
             return
         if self._broken is None:
             self.connection.put(frame(Kind.WINDOW, Flag.RST, self.number, 0))
             self._broken = "this stream was reset by this node"
         self.close()
+        if self.owns_connection:
+            self.connection.abort("this node broke the connection's only stream")
 
     # What the connection tells
 
