@@ -52,10 +52,16 @@ class Chunks:
 
 
 class Client:
-    """What a program usually wants; `bus` reaches every other contract."""
+    """What a program usually wants; `bus` reaches every other contract.
 
-    def __init__(self, bus: BusHandle) -> None:
+    Args:
+        bus: to the node.
+        actor: on whose behalf; nobody's is enough where the node itself has what is asked for.
+    """
+
+    def __init__(self, bus: BusHandle, actor: Actor | None = None) -> None:
         self.bus = bus
+        self.actor = actor or Actor()
 
     async def chat(
         self,
@@ -101,12 +107,12 @@ class Client:
             stop=stop,
             sampling=sampling or Sampling(),
         )
-        async with self.bus.stream(COMPLETE, Completion(Actor(), request)) as replies:
+        async with self.bus.stream(COMPLETE, Completion(self.actor, request)) as replies:
             yield Chunks(replies)
 
     async def models(self) -> tuple[ModelSummary, ...]:
         """Every model of the live cluster."""
-        return (await self.bus.call(LIST_MODELS, ListModels(Actor()))).models
+        return (await self.bus.call(LIST_MODELS, ListModels(self.actor))).models
 
     async def nodes(self) -> tuple[NodeStatus, ...]:
         """Every live node, this one first."""
@@ -125,7 +131,7 @@ class Client:
         return await self.bus.call(
             CREATE_KEY,
             CreateKey(
-                Actor(),
+                self.actor,
                 user=user,
                 label=label,
                 models=models,

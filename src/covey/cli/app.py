@@ -15,6 +15,9 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 HOMES = {
     "up": "covey.cli.up:up",
+    "join": "covey.cli.join:join",
+    "invite": "covey.cli.invite:invite",
+    "nodes": "covey.cli.nodes:nodes",
     "status": "covey.cli.status:status",
     "chat": "covey.cli.chat:chat",
     "users": "covey.cli.users:users",

@@ -43,4 +43,5 @@ async def _ask(folder: Path, work: Callable[["Client"], Awaitable[T]]) -> T:
     from covey.control import connect
 
     async with connect(folder) as client:
+        client.actor = on_behalf()
         return await work(client)

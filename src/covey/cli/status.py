@@ -1,4 +1,4 @@
-"""`covey status`: the node, its roles and its models."""
+"""`covey status`: the node, its roles and models, and the other machines of its network."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from covey.cli.verbs import Settings, json_option, verb
 
 if TYPE_CHECKING:
     from covey.client import Client
-    from covey.contracts.cluster import NodeStatus
+    from covey.contracts.cluster import LinkList, LinkStatus, NodeStatus
     from covey.contracts.gateway import ModelSummary
 
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def status(settings: Settings, *, as_json: bool) -> None:
-    """Show the running node: roles, addresses, models, memory."""
-    node, models = ask_node(settings, _status)
+    """Show the running node: roles, addresses, models, memory, and the network's other machines."""
+    from covey.cli.nodes import as_rows
+
+    node, links, live, models = ask_node(settings, _status)
     if as_json:
-        print_json(_as_json(node, models))
+        print_json({**_as_json(node, models), "nodes": as_rows(node, links, live), "removed": links.removed})
         return
-    state = "stopping" if node.draining else f"running for {span(node.uptime_seconds)}"
+    state = "draining" if node.draining else f"running for {span(node.uptime_seconds)}"
     print_pairs(
         [
             ("node", f"{node.name} ({state})"),
@@ -31,19 +33,37 @@ def status(settings: Settings, *, as_json: bool) -> None:
             ("roles", ", ".join(node.roles)),
             ("address", "\n".join(node.urls) or "none"),
             ("models", "\n".join(_model_line(model) for model in models) or "none"),
+            ("network", _network(links, live)),
             ("memory", size(node.memory_bytes)),
             ("version", f"Covey {node.version}, Python {node.python}"),
         ]
     )
 
 
-async def _status(client: "Client") -> "tuple[NodeStatus, tuple[ModelSummary, ...]]":
+async def _status(
+    client: "Client",
+) -> "tuple[NodeStatus, LinkList, dict[str, NodeStatus], tuple[ModelSummary, ...]]":
     from covey.cli.models import list_models
-    from covey.contracts.cluster import NODE_STATUS
-    from covey.contracts.method import Nothing
+    from covey.cli.nodes import look
 
-    node = await client.bus.call(NODE_STATUS, Nothing())
-    return node, await list_models(client, node.name)
+    node, links, live = await look(client)
+    return node, links, live, await list_models(client, node.name)
+
+
+def _network(links: "LinkList", live: "dict[str, NodeStatus]") -> str:
+    if links.removed:
+        return links.removed
+    if not links.links:
+        return "no other machine"
+    return "\n".join(_link_line(link, live.get(link.peer)) for link in links.links)
+
+
+def _link_line(link: "LinkStatus", status: "NodeStatus | None") -> str:
+    what = f"{link.name} ({', '.join(status.roles if status else link.roles)})"
+    if link.path == "down":
+        return f"{what}: down{f': {link.failure}' if link.failure else ''}"
+    way = link.path if link.rtt_seconds is None else f"{link.path}, {link.rtt_seconds * 1000:.1f} ms"
+    return f"{what}: {'draining' if status and status.draining else 'linked'} ({way})"
 
 
 def _as_json(node: "NodeStatus", models: "tuple[ModelSummary, ...]") -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import os
 import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 FORCED = 1
 """The exit code after a second Ctrl-C."""
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Signals:
@@ -33,46 +35,68 @@ class Signals:
         self.asked = True
 
 
+_OPTIONS = (
+    click.option("--role", "--wtype", "roles", multiple=True, metavar="R", help="Run this role; once for each."),
+    click.option(
+        "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="roles.toml, or JSON."
+    ),
+    click.option(
+        "--listen", metavar="HOST:PORT", help="Where the API and the dashboard listen; port 0 takes a free one."
+    ),
+    click.option("--name", metavar="N", help="This node's name.  [default: the machine's]"),
+    click.option(
+        "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Written once the node is ready."
+    ),
+    click.option("--allow-plain-http", is_flag=True, help="Listen on a public address without TLS."),
+    click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
+    click.option("--log-style", type=click.Choice(["text", "json"])),
+)
+
+
+def up_options(command: Command) -> Command:
+    """The options of whatever runs a node."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @verb("up")
-@click.option("--role", "--wtype", "roles", multiple=True, metavar="R", help="Run this role; give it once for each.")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="roles.toml, or JSON.")
-@click.option("--listen", metavar="HOST:PORT", help="Where the API and the dashboard listen; port 0 takes a free one.")
-@click.option("--name", metavar="N", help="This node's name.  [default: the machine's]")
-@click.option("--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Written once the node is ready.")
-@click.option("--allow-plain-http", is_flag=True, help="Listen on a public address without TLS.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-@click.option("--log-style", type=click.Choice(["text", "json"]))
+@up_options
 @click.pass_obj
-def up(
-    settings: Settings,
-    *,
-    roles: tuple[str, ...],
-    config_path: Path | None,
-    listen: str | None,
-    name: str | None,
-    ready_file: Path | None,
-    allow_plain_http: bool,
-    log_level: str | None,
-    log_style: str | None,
-) -> None:
+def up(settings: Settings, /, *, config_path: Path | None, ready_file: Path | None, **given: Any) -> None:
     """Run a node until Ctrl-C or SIGTERM.
 
-    It has every role, or those given. A second Ctrl-C does not wait for what still runs.
+    It has every role, or those given, or on a machine that joined a network those it was invited for. A second Ctrl-C
+    does not wait for what still runs.
     """
     signals = Signals()
-    import trio
+    run_node(settings, load_config(settings, config_path, given), ready_file, signals)
 
+
+def load_config(settings: Settings, config_path: Path | None, given: Mapping[str, Any]) -> "Config":
+    """The configuration, with what was given on the command line laid over it. The log goes by it from now on."""
     from covey import config as configuration
-    from covey.cli.running import Running
-    from covey.node import RoleCrashed
 
     overrides = _overrides(
-        node={"roles": list(roles) or None, "name": name},
-        http={"listen": listen, "allow_plain_http": allow_plain_http or None},
-        telemetry={"log_level": "debug" if settings.verbose else log_level, "log_style": log_style},
+        node={"roles": list(given["roles"]) or None, "name": given["name"]},
+        http={"listen": given["listen"], "allow_plain_http": given["allow_plain_http"] or None},
+        telemetry={
+            "log_level": "debug" if settings.verbose else given["log_level"],
+            "log_style": given["log_style"],
+        },
     )
     config = configuration.load(config_path, overrides)
     _configure_logs(config, tracebacks=settings.verbose)
+    return config
+
+
+def run_node(settings: Settings, config: "Config", ready_file: Path | None, signals: Signals) -> None:
+    """Until a signal has stopped it."""
+    import trio
+
+    from covey.cli.running import Running
+    from covey.node import RoleCrashed
+
     try:
         trio.run(Running(config, settings.folder, ready_file, signals).run)
     except RoleCrashed as crash:

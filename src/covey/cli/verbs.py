@@ -75,6 +75,10 @@ class Verbs(click.Group):
 
     command_class = Verb
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.extend(_common())
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -97,7 +101,6 @@ class LazyVerbs(Verbs):
     def __init__(self, *arguments: Any, homes: Mapping[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._homes = dict(homes)
-        self.params.extend(_common())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs' names."""
