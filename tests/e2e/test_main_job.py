@@ -66,7 +66,7 @@ def test_the_defaults_are_sensible_too(client: openai.OpenAI) -> None:
         for _ in range(5)
     ]
     right = sum("Paris" in (answer.choices[0].message.content or "") for answer in answers)
-    assert right >= 4, [answer.choices[0].message.content for answer in answers]
+    assert right == 5, [answer.choices[0].message.content for answer in answers]
 
 
 def test_a_stream_has_the_same_answer_and_its_usage(client: openai.OpenAI) -> None:

@@ -102,8 +102,8 @@ def test_only_proper_files_of_the_folder_are_offered(tmp_path: Path) -> None:
     assert model_files(tmp_path / "absent") == {}
 
 
-def test_a_silent_request_gets_what_the_makers_recommend_and_no_other_does() -> None:
+def test_a_silent_request_gets_what_suits_the_model_and_no_other_does() -> None:
     entry = find(DEFAULT_MODEL)
-    assert with_recommended(Sampling(seed=7), entry) == Sampling(temperature=0.2, top_p=0.9, seed=7)
+    assert with_recommended(Sampling(seed=7), entry) == Sampling(temperature=0.0, seed=7)
     assert with_recommended(Sampling(temperature=1.0), entry) == Sampling(temperature=1.0)
     assert with_recommended(Sampling(), None) == Sampling()

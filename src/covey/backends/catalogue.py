@@ -7,7 +7,7 @@ Sources:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -68,7 +68,7 @@ class Entry:
         licence: an SPDX identifier.
         context_tokens: what it was trained for; 0: unknown.
         system_prompt: it is of no use without a system message: give it a plain one where a request has none.
-        sampling: what its makers recommend, for a request that says nothing itself.
+        sampling: what it answers best with, for a request that says nothing itself.
         aliases: other names for it in requests.
     """
 
@@ -81,12 +81,12 @@ class Entry:
     licence: str = ""
     context_tokens: int = 0
     system_prompt: bool = False
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     aliases: tuple[str, ...] = ()
 
 
 def with_recommended(asked: Sampling, entry: Entry | None) -> Sampling:
-    """What a request asks for, and what the model's makers recommend for the rest.
+    """What a request asks for, and what the model answers best with for the rest.
 
     A request that sets any of temperature, `top_p`, `top_k` or `min_p` knows what it wants: it gets no advice.
     """
@@ -133,7 +133,8 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apache-2.0",
         context_tokens=8_192,
         system_prompt=True,
-        sampling=Sampling(temperature=0.2, top_p=0.9),  # its model card; at llama.cpp's 0.8 it talks nonsense
+        # Greedy: at its card's 0.2 one answer in five begins in bad French, at llama.cpp's 0.8 every other.
+        sampling=Sampling(temperature=0.0),
         aliases=("smollm2", "smollm2:135m", "SmolLM2-135M-Instruct"),
     ),
 )
