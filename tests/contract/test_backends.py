@@ -1,6 +1,5 @@
 """One suite over every back end, each before a real engine: what `Backend` promises, all of them keep."""
 
-import importlib.util
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ STORY = "Write a long story about a lighthouse keeper and the sea."
 LONG = "Say which of these words you like best: " + " ".join(f"word{i}" for i in range(300))
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
 """Ollama's client raises in the middle of httpx's generators and leaves them to the garbage collector."""
-needs_proxy = pytest.mark.skipif(importlib.util.find_spec("ollama_proxy") is None, reason="no ollama-proxy-plus")
 
 
 @pytest.fixture(
@@ -24,7 +22,7 @@ needs_proxy = pytest.mark.skipif(importlib.util.find_spec("ollama_proxy") is Non
         "echo",
         pytest.param("embedded", marks=pytest.mark.model),
         pytest.param("openai", marks=pytest.mark.model),
-        pytest.param("ollama", marks=[pytest.mark.model, pytest.mark.slow, needs_proxy]),
+        pytest.param("ollama", marks=[pytest.mark.model, pytest.mark.slow]),
     ]
 )
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:

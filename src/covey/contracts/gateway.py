@@ -17,7 +17,7 @@ class Completion(msgspec.Struct, frozen=True):
     chat: ChatRequest
 
 
-COMPLETE = Streaming("gateway.complete", Completion, ChatDelta, access=ASKERS, idle_seconds=150)
+COMPLETE = Streaming("gateway.complete", Completion, ChatDelta, access=ASKERS, idle_seconds=420)
 """What the dashboard's chat, `covey chat` and `node.chat` use: nothing but a gateway calls CHAT."""
 
 

@@ -75,7 +75,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
 
 
-CHAT = Streaming("inference.chat", ChatRequest, ChatDelta, access=frozenset({"gateway"}), idle_seconds=120)
+CHAT = Streaming("inference.chat", ChatRequest, ChatDelta, access=frozenset({"gateway"}), idle_seconds=390)
 """`not_found` (`model_not_found`), `loading`, `no_capacity`, `unsupported`, `upstream`. Leaving it stops the engine."""
 
 
@@ -120,12 +120,13 @@ class PullModel(msgspec.Struct, frozen=True):
 
 
 class PullProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`bytes_total` 0: not known yet. `done`: verified and in place."""
+    """`bytes_total` 0: not known yet. `done`: verified and in place; with `already` it was so before."""
 
     model: str
     stage: Literal["fetching", "verifying", "done"]
     bytes_done: int = 0
     bytes_total: int = 0
+    already: bool = False
 
 
 PULL_MODEL = Streaming("inference.pull_model", PullModel, PullProgress, access=frozenset({"operator"}), idle_seconds=60)
