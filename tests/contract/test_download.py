@@ -227,6 +227,36 @@ async def test_hugging_face_is_checked_against_the_sum_it_tells(fetch: Fetching)
     assert fetch.files() == ["some.gguf"]
 
 
+async def test_what_is_in_place_is_verified_and_not_fetched_again(fetch: Fetching) -> None:
+    path = await fetch.fetch()
+    before, asked = path.stat(), len(fetch.site.asked)
+    assert not fetch.reports[-1].already
+    fetch.site.index = None  # not even the index is asked
+    assert await fetch.fetch() == path
+    assert fetch.reports[-1].already
+    assert (len(fetch.site.asked), path.stat().st_mtime_ns) == (asked, before.st_mtime_ns)
+
+
+async def test_what_is_in_place_but_damaged_is_fetched_again(fetch: Fetching) -> None:
+    path = await fetch.fetch()
+    path.write_bytes(MODEL[:-1] + b"\0")
+    assert (await fetch.fetch()).read_bytes() == MODEL
+    assert not fetch.reports[-1].already
+    assert len(fetch.site.asked) == 2
+
+
+async def test_what_hugging_face_has_told_the_sum_of_is_not_fetched_again(fetch: Fetching) -> None:
+    entry = entry_for("hf:owner/repo/some.gguf")
+    fetch.site.files["/owner/repo/resolve/main/some.gguf"] = MODEL
+    await fetch.fetch(entry)
+    asked = len(fetch.site.asked)
+    await fetch.fetch(entry)
+    assert fetch.reports[-1].already
+    assert len(fetch.site.asked) == asked + 1  # for its sum
+    fetch.site.files["/owner/repo/resolve/main/some.gguf"] = MODEL + b"newer"
+    assert (await fetch.fetch(entry)).read_bytes() == MODEL + b"newer"
+
+
 async def test_a_page_instead_of_a_model_is_refused(fetch: Fetching) -> None:
     fetch.site.files["/owner/repo/resolve/main/some.gguf"] = b"<html>" * 1_000
     with pytest.raises(CallError) as caught:

@@ -19,7 +19,7 @@ from covey.backends.base import BackendParts
 from covey.backends.catalogue import DEFAULT_MODEL
 from covey.backends.embedded import EmbeddedBackend, EmbeddedConfig, open_embedded
 from covey.backends.engine import Child, cause_of_death, socket_folder
-from covey.contracts.inference import ChatDelta, ChatRequest, Message, Sampling
+from covey.contracts.inference import ChatDelta, ChatRequest, Message, PullProgress, Sampling
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 
@@ -144,6 +144,22 @@ async def test_a_checked_file_is_not_read_again_until_it_changes(
         with pytest.raises(CallError):
             await ask(backend)
     assert reads
+
+
+async def test_pulling_what_is_there_asks_nobody_and_leaves_the_engine_alone(own_folder: Path) -> None:
+    reports: list[PullProgress] = []
+
+    async def report(progress: PullProgress) -> None:
+        reports.append(progress)
+        assert state_of(backend) == "loaded"
+
+    config = msgspec.structs.replace(SMALL, index_url="http://127.0.0.1:9")
+    async with embedded(config, own_folder) as backend:
+        child = await child_of(backend)
+        await backend.pull(DEFAULT_MODEL, report)
+        assert (reports[-1].stage, reports[-1].already) == ("done", True)
+        assert await child_of(backend) is child
+        assert (await ask(backend)).text
 
 
 async def test_a_file_that_somebody_put_there_is_a_model_too(own_folder: Path) -> None:

@@ -94,10 +94,11 @@ def test_plain_progress_says_each_tenth_once(capsys: pytest.CaptureFixture[str])
             lines.show(Step("big", "fetching", percent / 100, 1_000))
         lines.show(Step("big", "verifying"))
         lines.show(Step("big", "done", 1.0))
+        lines.show(Step("small", "done", 1.0, already=True))
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == 13
+    assert len(shown) == 14
     assert shown[0] == "big: fetching 0% of 1.0 kB"
-    assert shown[-2:] == ["big: verifying ...", "big: done"]
+    assert shown[-3:] == ["big: verifying ...", "big: done", "small: in place already, and verified"]
 
 
 # TOML

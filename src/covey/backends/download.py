@@ -1,8 +1,8 @@
 """Fetching models: resumable, verified, one at a time per model, and never half a file in the folder.
 
-What is under way lies in `<folder>/.fetching/`, and stays there when the network or the node goes away: the next
-attempt goes on from it. A model appears under its name by an atomic rename, after its sha256 was checked and its bytes
-were synced.
+What is there already, as its sha256 proves, is not fetched again. What is under way lies in `<folder>/.fetching/`, and
+stays there when the network or the node goes away: the next attempt goes on from it. A model appears under its name by
+an atomic rename, after its sha256 was checked and its bytes were synced.
 """
 
 import logging
@@ -14,7 +14,7 @@ import trio
 
 from covey.backends.base import Report
 from covey.backends.catalogue import Entry
-from covey.backends.fetching import Fetcher, Origin, locate
+from covey.backends.fetching import Fetcher, Origin, locate, sha256_of
 from covey.backends.unpacking import check_disk, place_copy, place_file, place_member
 from covey.contracts.inference import PullProgress
 from covey.errors import CallError
@@ -22,6 +22,8 @@ from covey.errors import CallError
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2
+REPORT_AGAIN_SECONDS = 10.0
+"""However little happens: verifying a large model takes minutes, and who waits for a report must not give up."""
 LOG_STEP = 0.1
 
 
@@ -87,7 +89,8 @@ class Downloader:
         while not transfer.done:
             changed = transfer.changed
             await report(transfer.progress)
-            await changed.wait()
+            with trio.move_on_after(REPORT_AGAIN_SECONDS):
+                await changed.wait()
             if not transfer.done:
                 await trio.sleep(REPORT_SECONDS)
         if transfer.failure is not None:
@@ -97,9 +100,10 @@ class Downloader:
         return self._folder / f"{entry.name}.gguf"
 
     async def _run(self, entry: Entry, transfer: Transfer) -> None:
+        already = False
         try:
-            await self._bring(entry, transfer)
-            log.info("The model %s is verified and in place.", entry.name)
+            already = await self._bring(entry, transfer)
+            log.info("The model %s is %s.", entry.name, "in place already" if already else "verified and in place")
         except CallError as error:
             log.warning("Fetching the model %s failed. %s", entry.name, error.message)
             transfer.failure = error
@@ -111,19 +115,25 @@ class Downloader:
             transfer.done = True
             if transfer.failure is None:
                 size = transfer.progress.bytes_total
-                transfer.move(PullProgress(entry.name, "done", size, size))
+                transfer.move(PullProgress(entry.name, "done", size, size, already=already))
             else:
                 transfer.changed.set()
 
-    async def _bring(self, entry: Entry, transfer: Transfer) -> None:
+    async def _bring(self, entry: Entry, transfer: Transfer) -> bool:
+        """Put the model in place; whether it was there already."""
         target = self._folder / f"{entry.name}.gguf"
         parts = self._folder / ".fetching"
         await trio.to_thread.run_sync(lambda: parts.mkdir(mode=0o700, parents=True, exist_ok=True))
         if entry.source.scheme == "file":
             transfer.move(PullProgress(entry.name, "verifying"))
             await place_copy(Path(entry.source.path), target, entry.sha256)
-            return
+            return False
+        if await self._in_place(target, entry.sha256, entry.model_bytes, transfer):
+            return True
         remote = await locate(entry, self._origin, self._client)
+        # Of a file that is the model itself, the server may tell the sum that the entry does not.
+        if not (entry.sha256 or remote.member) and await self._in_place(target, remote.sha256, remote.size, transfer):
+            return True
         part = parts / f"{entry.name}.part"
         have = part.stat().st_size if part.exists() else 0
         await check_disk(self._folder, max(remote.size - have, 0) + (entry.model_bytes if remote.member else 0))
@@ -151,3 +161,19 @@ class Downloader:
             await place_member(part, remote.member, target, entry.sha256, entry.model_bytes)
         else:
             await place_file(part, target)
+        return False
+
+    async def _in_place(self, target: Path, sha256: str, size: int, transfer: Transfer) -> bool:
+        """Whether the model is there, as its sum proves; never, where nobody knows the sum."""
+        there = await trio.to_thread.run_sync(_size_of, target)
+        if not sha256 or there is None or (size and there != size):
+            return False
+        transfer.move(PullProgress(target.stem, "verifying", there, there))
+        return await sha256_of(target) == sha256
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

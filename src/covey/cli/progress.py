@@ -16,12 +16,21 @@ PLAIN_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a model is. `share` 0 to 1, `None`: not known; `bytes_total` 0: not known. `stage` `done` ends it."""
+    """How far a model is. `share` 0 to 1, `None`: not known; `bytes_total` 0: not known. `stage` `done` ends it.
+
+    `already`: nothing had to be fetched.
+    """
 
     model: str
     stage: str
     share: float | None = None
     bytes_total: int = 0
+    already: bool = False
+
+    @property
+    def ending(self) -> str:
+        """What to say once it is done."""
+        return "in place already, and verified" if self.already else "done"
 
     @property
     def amount(self) -> str:
@@ -83,7 +92,7 @@ class Lines:
             return
         self._said[step.model] = news
         click.echo(
-            f"{step.model}: {step.stage}" if step.stage == "done" else f"{step.model}: {step.stage} {step.amount}"
+            f"{step.model}: {step.ending}" if step.stage == "done" else f"{step.model}: {step.stage} {step.amount}"
         )
 
 
@@ -124,6 +133,6 @@ class Bars:
             task,
             completed=1.0 if done else step.share or 0.0,
             total=1.0 if known else None,
-            stage=step.stage,
+            stage=step.ending if done else step.stage,
             amount="" if done else step.amount,
         )
