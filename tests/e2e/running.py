@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,15 @@ COVEY = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "covey"]
 
 
 class Place:
-    """Where a test's processes live: a home, a data folder, a runtime folder with a short path for sockets."""
+    """Where a test's processes live: a home, a data folder, a runtime folder with a short path for sockets.
 
-    def __init__(self, folder: Path, runtime: Path, environment: Mapping[str, str]) -> None:
+    `command` is how `covey` is called there.
+    """
+
+    def __init__(
+        self, folder: Path, runtime: Path, environment: Mapping[str, str], command: Sequence[str] = COVEY
+    ) -> None:
+        self.command = list(command)
         self.folder = folder
         self.data = folder / "data"
         self.config = folder / "roles.toml"
@@ -52,7 +58,7 @@ class Place:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; `typed` is its standard input, `code` what it must exit with (`None`: whatever)."""
         done = subprocess.run(
-            [*COVEY, *arguments],
+            [*self.command, *arguments],
             input=typed,
             capture_output=True,
             text=True,
@@ -85,7 +91,7 @@ class NodeProcess:
         self.ready_file = place.folder / f"ready-{runs}.json"
         listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
         config = ("--config", str(place.config)) if place.config.exists() and "--config" not in arguments else ()
-        command = [*COVEY, "up", *listen, *config, "--ready-file", str(self.ready_file), *arguments]
+        command = [*place.command, "up", *listen, *config, "--ready-file", str(self.ready_file), *arguments]
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=dict(environment)
@@ -157,7 +163,11 @@ class NodeProcess:
 
 @contextmanager
 def place_for(
-    folder: Path, *, config: str | None = ECHO, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    config: str | None = ECHO,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = COVEY,
 ) -> Iterator[Place]:
     """A place in a test's folder; `config` is the text of its `roles.toml`, `None` for none."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +175,7 @@ def place_for(
     runtime = Path(
         tempfile.mkdtemp(prefix="cvy")
     )  # a socket's path may have some 100 bytes: pytest's folders are longer
-    place = Place(folder, runtime, environment or {})
+    place = Place(folder, runtime, environment or {}, command)
     if config is not None:
         place.config.write_text(config)
     try:
@@ -176,7 +186,11 @@ def place_for(
 
 @contextmanager
 def running_node(
-    folder: Path, *arguments: str, config: str | None = ECHO, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    config: str | None = ECHO,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = COVEY,
 ) -> Iterator[NodeProcess]:
     """A whole node that is ready, by default with the echo back end; killed at the end if the test has not stopped it.
 
@@ -185,8 +199,9 @@ def running_node(
         arguments: further ones of `covey up`.
         config: the text of its `roles.toml`.
         environment: added to the process's.
+        command: another `covey` than that of this environment.
     """
-    with place_for(folder, config=config, environment=environment) as place:
+    with place_for(folder, config=config, environment=environment, command=command) as place:
         node = place.start(*arguments)
         try:
             yield node.wait_ready()
