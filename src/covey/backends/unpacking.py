@@ -35,8 +35,8 @@ def full_disk(folder: Path, missing_bytes: int = 0) -> CallError:
     need = f" {missing_bytes / 1e6:.0f} MB more are needed." if missing_bytes else ""
     return CallError(
         "storage",
-        f"No room left for models in {folder}.{need} Free some (`covey models remove`), then pull again: what has "
-        "arrived is kept.",
+        f"No room left for models in {folder}.{need} Free some, as by deleting models there, then pull again: "
+        "what has arrived is kept.",
         reason="disk_full",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from covey.cli.verbs import Settings
+from covey.errors import CallError, leaves
 
 if TYPE_CHECKING:
     from covey.client import Client
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ADMIN_KEY_VARIABLE = "COVEY_ADMIN_KEY"
+NO_ADMIN_KEY = (
+    f"The node that knows people and keys is another one: set {ADMIN_KEY_VARIABLE} to an administrator's key"
+    " (covey keys create --admin), or do this there."
+)
 
 
 def ask_node(settings: Settings, work: Callable[["Client"], Awaitable[T]]) -> T:
@@ -29,7 +34,13 @@ def ask_node(settings: Settings, work: Callable[["Client"], Awaitable[T]]) -> T:
     logs.configure(
         level="debug" if settings.verbose else "error", style="text", tracebacks=settings.verbose, stream=None
     )
-    return trio.run(partial(_ask, settings.folder, work))
+    try:
+        return trio.run(partial(_ask, settings.folder, work))
+    except (CallError, ExceptionGroup) as error:
+        nameless = any(isinstance(leaf, CallError) and leaf.reason == "session" for leaf in leaves(error))
+        if nameless and not os.environ.get(ADMIN_KEY_VARIABLE):
+            raise CallError("unauthenticated", NO_ADMIN_KEY, reason="session") from error
+        raise
 
 
 def on_behalf() -> "Actor":

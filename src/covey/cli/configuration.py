@@ -12,6 +12,8 @@ from covey.folders import default_config_path
 if TYPE_CHECKING:
     from covey.config import Config
 
+DEFAULTS = "the defaults"
+"""What `Config.source` says where there is no file."""
 SECRET_WORDS = ("key", "token", "secret", "password")
 
 
@@ -48,7 +50,7 @@ def show(file: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(tables)
         return
-    click.echo(f"# {_named(loaded)}, completed with the defaults")
+    click.echo(f"# {_named(loaded)}" + ("" if loaded.source == DEFAULTS else ", completed with the defaults"))
     click.echo(to_toml(tables), nl=False)
 
 
@@ -73,6 +75,7 @@ def effective(loaded: "Config") -> dict[str, Any]:
         "node": msgspec.to_builtins(loaded.node),
         "http": msgspec.to_builtins(loaded.http),
         "telemetry": msgspec.to_builtins(loaded.telemetry),
+        "network": msgspec.to_builtins(loaded.network),
     }
     for name, (_, settings) in loaded.roles.items():
         tables[name] = msgspec.to_builtins(settings)
@@ -100,4 +103,4 @@ def _hide(key: str, value: Any) -> Any:
 
 
 def _named(loaded: "Config") -> str:
-    return loaded.source[0].upper() + loaded.source[1:] if loaded.source == "the defaults" else loaded.source
+    return loaded.source[0].upper() + loaded.source[1:] if loaded.source == DEFAULTS else loaded.source

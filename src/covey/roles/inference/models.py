@@ -75,5 +75,6 @@ class ModelTable:
             except CallError as error:
                 if error.code != "unsupported":
                     raise
-                refusal = error
+                # One that says what there is to fetch is worth more than one that cannot fetch at all.
+                refusal = refusal if refusal.reason else error
         raise refusal

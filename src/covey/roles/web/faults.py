@@ -10,11 +10,13 @@ from werkzeug.exceptions import HTTPException
 
 from covey.errors import CallError
 from covey.http.problems import status_of
-from covey.roles.web.context import Away
+from covey.roles.web.context import Away, web
 
 log = logging.getLogger(__name__)
 
 API_PREFIXES = ("/v1/", "/api/")
+NO_API = "The API is not served by this node: it has no role “gateway”. `covey nodes list` shows who has."
+OTHER_API = "Nothing is here: this version serves OpenAI's API alone, below /v1/."
 
 
 class Refused(Exception):
@@ -114,8 +116,7 @@ async def _on_http(error: HTTPException) -> Response:
         return Response("", status, dict(error.get_headers()))
     fault = BY_STATUS.get(status) or Fault(status, error.name, error.name + ".", "")
     if status == 404 and request.path.startswith(API_PREFIXES):
-        message = "The API is not served by this node: it has no role “gateway”. `covey nodes list` shows who has."
-        return as_json(404, "not_found", message)
+        return as_json(404, "not_found", OTHER_API if "gateway" in web().node.roles else NO_API)
     return await _answer(fault, error.name.lower().replace(" ", "_"))
 
 
