@@ -1,6 +1,7 @@
 """What the openai and ollama back ends make of servers that misbehave, and of secrets that must stay at home."""
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -319,6 +320,31 @@ async def test_ollama_is_asked_what_its_models_can_do(
         async with open_ollama(OllamaConfig(server.url), PARTS) as backend:
             assert backend.models()[0].capabilities == capabilities
             assert backend.models()[0].context_tokens == context_tokens
+
+
+async def test_no_ollama_costs_nothing() -> None:
+    program = f"""
+import sys, trio
+from pathlib import Path
+from covey.backends.base import BackendParts
+from covey.backends.ollama import OllamaConfig, open_ollama
+from covey.telemetry.metrics import Metrics
+
+async def main():
+    async with open_ollama(OllamaConfig("127.0.0.1:{free_port()}"), BackendParts(Path(), Metrics())) as backend:
+        assert backend.models() == ()
+
+trio.run(main)
+print(*sorted({{"ollama", "pydantic"}} & set(sys.modules)))
+"""
+    done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    assert done.stdout == b"\n"
+
+
+async def test_an_address_that_is_none_is_told() -> None:
+    with pytest.raises(CallError, match="is no URL"):
+        async with open_ollama(OllamaConfig("http://here:port"), PARTS):
+            pass
 
 
 async def test_no_ollama_fetches_nothing() -> None:

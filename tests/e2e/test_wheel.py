@@ -15,7 +15,7 @@ import httpx
 import pytest
 from running import PASSWORD, NodeProcess, running_node
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SHUTDOWN_SECONDS = 6.0
 CONFIG = f'[node]\nshutdown_seconds = {SHUTDOWN_SECONDS}\n[inference]\nbackends = ["echo"]\n'

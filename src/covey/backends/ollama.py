@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
+OLLAMA_PORT = 11434
 MODELS_MAX = 500
 CAPABILITIES = {"completion": "chat", "embedding": "embed"}
 """Ollama's words and ours."""
@@ -65,13 +66,13 @@ class Details:
 
 
 class OllamaBackend:
-    """See `Backend`."""
+    """See `Backend`. Made by `open_ollama`, which closes it."""
 
     name = "ollama"
 
-    def __init__(self, config: OllamaConfig, client: "ollama.AsyncClient") -> None:
+    def __init__(self, config: OllamaConfig) -> None:
         self._config = config
-        self._client = client
+        self._client: ollama.AsyncClient | None = None
         self._models: tuple[str, ...] = ()
         self._details: dict[str, Details] = {}
         self._running: dict[str, int] = {}
@@ -106,7 +107,7 @@ class OllamaBackend:
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
         tokens, last = 0, None
         with translated():
-            stream = await self._client.chat(  # pyright: ignore[reportUnknownMemberType]  of `tools`, unused here
+            stream = await self._found().chat(  # pyright: ignore[reportUnknownMemberType]  of `tools`, unused here
                 request.model, messages, stream=True, options=options(request)
             )
         async with exhausting(stream) as parts:
@@ -135,7 +136,7 @@ class OllamaBackend:
                 "unsupported", f"There is no Ollama at {self._config.url} that could fetch {model[:200]!r}."
             )
         with translated():
-            stream = await self._client.pull(model, stream=True)
+            stream = await self._found().pull(model, stream=True)
         async with exhausting(stream) as parts:
             while True:
                 with translated():
@@ -148,9 +149,14 @@ class OllamaBackend:
 
     async def refresh(self) -> None:
         """Ask for its models, quietly: an absent Ollama is no error."""
+        if self._client is None:
+            # The client's import takes a quarter of a second and 15 MB, which a machine without Ollama never needs.
+            if not await anybody_at(self._config.url, self._config.connect_seconds):
+                return
+            self._client = await trio.to_thread.run_sync(open_ollama_client, self._config)
         try:
             with trio.fail_after(self._config.connect_seconds + 5), translated():
-                listed = await self._client.list()
+                listed = await self._found().list()
         except (CallError, trio.TooSlowError) as error:
             if self._reachable:
                 log.warning("Ollama at %s is gone (%s); looking for it quietly.", self._config.url, error)
@@ -168,7 +174,7 @@ class OllamaBackend:
         """What Ollama says of a model; what any model is like, where it does not say."""
         try:
             with trio.fail_after(self._config.connect_seconds + 5), translated():
-                shown = await self._client.show(name)
+                shown = await self._found().show(name)
         except (CallError, trio.TooSlowError):
             return Details()
         capabilities = tuple(
@@ -177,6 +183,16 @@ class OllamaBackend:
         lengths = [value for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length")]
         trained = lengths[0] if lengths and isinstance(lengths[0], int) else 0
         return Details(capabilities or ("chat",), trained)
+
+    def _found(self) -> "ollama.AsyncClient":
+        if self._client is None:
+            raise _absent()
+        return self._client
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._client is not None:
+            await self._client.close()  # type: ignore[no-untyped-call]
 
     async def keep_fresh(self) -> None:
         """Refresh for ever; ever more rarely while nobody is there."""
@@ -219,12 +235,37 @@ def translated() -> Generator[None, None, None]:
     except ollama.ResponseError as error:
         raise refusal(error.status_code, redact(" ".join(str(error.error).split()))[:300]) from error
     except (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise CallError("upstream", "Ollama cannot be reached; is it running?", reason="unreachable") from error
+        raise _absent() from error
     except httpx.HTTPError as error:
         raise CallError("upstream", f"Ollama broke off its answer ({describe(error)}).") from error
     except (json.JSONDecodeError, pydantic.ValidationError, UnicodeDecodeError, TypeError, AttributeError) as error:
         # The last two: the client takes JSON that is not an object for one.
         raise CallError("upstream", "Ollama sent something that is not its protocol.") from error
+
+
+def _absent() -> CallError:
+    return CallError("upstream", "Ollama cannot be reached; is it running?", reason="unreachable")
+
+
+async def anybody_at(url: str, seconds: float) -> bool:
+    """Whether something takes connections there, in time; the URL may lack its scheme, as in `OLLAMA_HOST`.
+
+    Raises:
+        CallError: `invalid`: it is no URL.
+    """
+    plain = "://" not in url
+    try:
+        parsed = httpx.URL(f"http://{url}" if plain else url)
+    except httpx.InvalidURL as error:
+        raise CallError("invalid", f"[backends.ollama] url {url[:200]!r} is no URL ({error}).") from error
+    port = parsed.port or (OLLAMA_PORT if plain else 443 if parsed.scheme == "https" else 80)
+    try:
+        with trio.fail_after(seconds):
+            stream = await trio.open_tcp_stream(parsed.host, port)
+    except (OSError, trio.TooSlowError):
+        return False
+    await stream.aclose()
+    return True
 
 
 def refusal(status: int, message: str) -> CallError:
@@ -243,7 +284,7 @@ def refusal(status: int, message: str) -> CallError:
 
 def open_ollama_client(config: OllamaConfig) -> "ollama.AsyncClient":
     """The official client with its traps closed; closed by the caller."""
-    import ollama  # half a second of pydantic: only where this back end is configured
+    import ollama
 
     async def drop_credentials(request: httpx.Request) -> None:
         # The client takes OLLAMA_API_KEY from the environment and sends it to whatever host it is given.
@@ -263,17 +304,16 @@ def open_ollama_client(config: OllamaConfig) -> "ollama.AsyncClient":
 @asynccontextmanager
 async def open_ollama(config: OllamaConfig, parts: BackendParts) -> AsyncGenerator[Backend, None]:
     """Open the back end; it is asked once before, and then again and again."""
-    client = await trio.to_thread.run_sync(open_ollama_client, config)  # in a thread: the import takes half a second
+    backend = OllamaBackend(config)
     try:
         async with trio.open_nursery() as nursery:
-            backend = OllamaBackend(config, client)
             await backend.refresh()
             nursery.start_soon(backend.keep_fresh)
             yield backend
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
-            await client.close()  # type: ignore[no-untyped-call]
+            await backend.close()
 
 
 BACKEND = BackendPlugin("ollama", OllamaConfig, open_ollama)
