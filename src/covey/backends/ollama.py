@@ -306,8 +306,8 @@ async def open_ollama(config: OllamaConfig, parts: BackendParts) -> AsyncGenerat
     """Open the back end; it is asked once before, and then again and again."""
     backend = OllamaBackend(config)
     try:
+        await backend.refresh()
         async with trio.open_nursery() as nursery:
-            await backend.refresh()
             nursery.start_soon(backend.keep_fresh)
             yield backend
             nursery.cancel_scope.cancel()
