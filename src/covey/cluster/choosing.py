@@ -29,18 +29,26 @@ async def verdict(link: Link, new: Session, *, dialed_by: PeerId, me: PeerId, na
     old = link.session
     if old is None or old.lost is not None:
         return None
-    same_boot = old.hello is not None and new.hello is not None and old.hello.boot_id == new.hello.boot_id
-    if same_boot and link.dialed_by != dialed_by and dialed_by == min(link.peer, me):
+    if crossed(link, new, dialed_by=dialed_by) and dialed_by == min(link.peer, me):
         return None
     if not await old.answers(PROBE_SECONDS):
         return None
-    if same_boot:
+    if _same_boot(old, new):
         return Farewell("conflict", "The nodes have a link already, and it answers.", reason=DUPLICATE)
     message = (
         f"Two machines run with the identity of {name}: the one that came later is refused. Stop one of them; a copied"
         " data folder can become a node of its own: covey join --replace TOKEN"
     )
     return Farewell("conflict", message, reason=COPIED)
+
+
+def crossed(link: Link, new: Session, *, dialed_by: PeerId) -> bool:
+    """Whether both sides dialled at once, so that there are two sessions where one was meant."""
+    return link.session is not None and _same_boot(link.session, new) and link.dialed_by != dialed_by
+
+
+def _same_boot(old: Session, new: Session) -> bool:
+    return old.hello is not None and new.hello is not None and old.hello.boot_id == new.hello.boot_id
 
 
 def replaced() -> Farewell:

@@ -21,6 +21,7 @@ from covey.cluster.joining import JoinDialer, answer_join
 from covey.cluster.link import LinkConfig
 from covey.cluster.links import Host, Links
 from covey.cluster.membership import Membership
+from covey.cluster.relaying import Relayer, Relaying
 from covey.cluster.standing import Standing
 from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
@@ -62,7 +63,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         )
 
 
-class ClusterHost(Host, JoinDialer, Protocol):
+class ClusterHost(Host, JoinDialer, Relayer, Protocol):
     """What the cluster runs on."""
 
 
@@ -75,16 +76,18 @@ class HostOpener(Protocol):
         listen: str,
         *,
         announce: Sequence[str] = (),
+        network_id: str = "",
         is_member: Callable[[PeerId], bool],
         on_rpc: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
         on_join: Callable[[PeerId, trio.abc.Stream], Awaitable[None]],
+        on_hint: Callable[[PeerId, tuple[str, ...]], Awaitable[None]] | None = None,
     ) -> AbstractAsyncContextManager[ClusterHost]:
-        """`listen`: `host:port`, or "none"."""
+        """`listen`: `host:port`, or "none". `on_hint`: look for members of the network on the local one, and tell."""
         ...
 
 
 class Cluster:
-    """The links, once they are awake. Implements `covey.roles.base.ClusterDoor`."""
+    """The links, once they are awake. Implements `covey.roles.base.ClusterDoor`. `seed`: of the redials' jitter."""
 
     def __init__(
         self,
@@ -93,6 +96,8 @@ class Cluster:
         identity: Identity,
         config: NetworkConfig,
         open_host: HostOpener,
+        *,
+        seed: int | None = None,
     ) -> None:
         self.membership = Membership(store)
         self.book = AddressBook(store)
@@ -101,6 +106,7 @@ class Cluster:
         self._identity = identity
         self._config = config
         self._open_host = open_host
+        self._seed = seed
         self._local = store.local("cluster")
         self._standing = Standing(self.membership, self.book, self._local, bus.me)
         self._exchange = Exchange(bus, self.membership, self.book, self._own_addresses)
@@ -209,13 +215,22 @@ class Cluster:
         async with self._open_any_port() as host:
             self._host = host
             await self._remember_port(host)
-            links = Links(self._bus, host, self.membership, self.book, self._config.links, doubted=self._doubted)
+            links = Links(
+                self._bus,
+                host,
+                self.membership,
+                self.book,
+                self._config.links,
+                doubted=self._doubted,
+                seed=self._seed,
+            )
             self._links = links
             try:
                 async with open_background() as nursery:
                     nursery.start_soon(links.run)
                     nursery.start_soon(follow_members, self._bus.stamped("member"), self._store, links.changes)
                     nursery.start_soon(self._exchange.run)
+                    nursery.start_soon(Relaying(host, links.neighbours, self.book.get).run)
                     nursery.start_soon(self._watch_interfaces, host, links)
                     task_status.started()
                     await self._standing.over.wait()
@@ -233,9 +248,11 @@ class Cluster:
                     self._identity,
                     listen,
                     announce=self._config.announce,
+                    network_id=self.membership.network_id,
                     is_member=self.membership.is_member,
                     on_rpc=self._on_rpc,
                     on_join=self._on_join,
+                    on_hint=self._on_hint if self._config.discovery else None,
                 )
                 try:
                     host = await stack.enter_async_context(opening)
@@ -267,6 +284,10 @@ class Cluster:
             await trio.aclose_forcefully(stream)
             return
         await answer_join(peer, stream, self._welcome)
+
+    async def _on_hint(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if peer != self._bus.me and self.membership.is_member(peer):
+            await self.book.learn({peer: addresses})
 
     async def _watch_interfaces(self, host: ClusterHost, links: Links) -> None:
         """A machine that has moved to another network finds its links dead at once, not after `dead_seconds`."""

@@ -52,6 +52,7 @@ class Link:
     """Why it is down, or why the last try came to nothing."""
     ups: int = 0
     up_at: float = 0.0
+    down_at: float = field(default_factory=trio.current_time)
     tries: int = 0
     """To bring it up, in vain, since it was last up for a while."""
     wake: trio.Event = field(default_factory=trio.Event)
@@ -75,6 +76,7 @@ class Link:
             if trio.current_time() - self.up_at >= STEADY_SECONDS:
                 self.tries = 0
             self.session, self.dialed_by, self.path = None, None, ""
+            self.down_at = trio.current_time()
             self.wake.set()
 
     def hint(self) -> None:

@@ -12,9 +12,10 @@ from covey.bus.bus import Bus
 from covey.bus.carrier import SessionLimits
 from covey.bus.session import Session, open_session
 from covey.cluster.address_book import AddressBook
-from covey.cluster.choosing import COPIED, DUPLICATE, PROBE_SECONDS, REPLACED, SILENT, replaced, verdict
+from covey.cluster.choosing import COPIED, DUPLICATE, PROBE_SECONDS, REPLACED, SILENT, crossed, replaced, verdict
 from covey.cluster.link import STEADY_SECONDS, UNREACHABLE_TRIES, Farewell, Link, LinkConfig
 from covey.cluster.membership import Membership
+from covey.cluster.relaying import Neighbour
 from covey.contracts.cluster import NOTICE, Notice
 from covey.errors import CallError
 from covey.store.pulse import Pulse
@@ -86,6 +87,18 @@ class Links:
         """Every link that is kept, up or down."""
         return tuple(self._links.values())
 
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """The other members, as a choice of relays needs to see them."""
+        now = trio.current_time()
+        return tuple(
+            Neighbour(
+                link.peer,
+                away_seconds=0.0 if link.session is not None else now - link.down_at,
+                reachable=link.dialed_by == self._bus.me and link.path == "direct",
+            )
+            for link in self.all()
+        )
+
     async def run(self) -> None:
         """Keep a link to every other member until cancelled."""
         async with open_background() as nursery:
@@ -118,7 +131,7 @@ class Links:
     def _reconcile(self, nursery: trio.Nursery) -> None:
         members = {peer for peer in self._membership.rows() if self._membership.is_member(peer)}
         members.discard(self._bus.me)
-        for peer in members - set(self._links):
+        for peer in sorted(members - set(self._links)):
             link = self._links[peer] = Link(peer)
             nursery.start_soon(self._keep, link, name=f"keep the link to {peer}")
         for peer in set(self._links) - members:
@@ -243,6 +256,8 @@ class Links:
                 session.refuse(Farewell("forbidden", "This machine was removed from the network.", reason=REMOVED))
                 return False
             if link.session is not None:
+                if crossed(link, session, dialed_by=dialed_by):
+                    link.ups -= 1  # nothing went wrong
                 link.session.refuse(replaced())
                 link.went_down(link.session)
             link.came_up(session, dialed_by=dialed_by, granted=self._membership.granted(link.peer))
