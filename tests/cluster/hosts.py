@@ -353,8 +353,8 @@ class Host:
 
     def move(self, address: str) -> None:
         """Another address, and the old one is gone."""
+        self.ip("address", "del", f"{self.address}/24", "dev", "e0")  # first: with it go all others of its subnet
         self.ip("address", "add", f"{address}/24", "dev", "e0")
-        self.ip("address", "del", f"{self.address}/24", "dev", "e0")
         self.address = address
 
 
