@@ -29,6 +29,7 @@ from covey.draining import Draining
 from covey.errors import CallError, describe, leaves
 from covey.folders import default_data_folder
 from covey.http.asgi import Scope
+from covey.http.credential import credential
 from covey.http.health import PATHS as HEALTH_PATHS
 from covey.http.health import HealthApp
 from covey.http.router import Router
@@ -343,9 +344,7 @@ async def _guard_metrics(config: Config, base: _Base, scope: Scope) -> None:
     listen = config.telemetry.listen or config.http.listen
     if is_loopback(parse_listen(listen)[0]):
         return
-    authorization = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
-    key = authorization.partition(" ")[2].strip()
-    identity = await base.bus.stamped("member").call(AUTHORIZE, AuthorizeActor(Actor(key=key)))
+    identity = await base.bus.stamped("member").call(AUTHORIZE, AuthorizeActor(Actor(key=credential(scope))))
     if identity.role != "admin":
         raise CallError("forbidden", "Metrics on a public address need an administrator's key.")
 

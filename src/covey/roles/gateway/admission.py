@@ -9,7 +9,6 @@ from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, Actor, AuthorizeAc
 from covey.contracts.keys import INVALID_KEY
 from covey.contracts.keys import parse as parse_key
 from covey.errors import CallError
-from covey.http.asgi import Scope, header_values
 from covey.roles.base import Clock, Lifecycle
 from covey.roles.gateway.limits import Decision, RequestLimiter
 from covey.telemetry.metrics import Metrics
@@ -21,31 +20,6 @@ USED_KEYS_MAX = 10_000
 
 OPERATOR = Identity(key_id="operator", owner="operator", role="admin")
 """Who calls through the node's own door: an embedding program, or `covey chat` over the Unix socket."""
-
-
-def credential(scope: Scope) -> str:
-    """The one credential of a request: `Authorization: Bearer`, `x-api-key` or `api-key`.
-
-    Raises:
-        CallError: `unauthenticated` where there is none, or where two of them differ: an alias must not slip past
-            what another header was checked for.
-    """
-    found: set[str] = set()
-    for value in header_values(scope, b"authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            found.add(token.strip())
-    for name in (b"x-api-key", b"api-key"):
-        found.update(value.strip() for value in header_values(scope, name) if value.strip())
-    if not found:
-        raise CallError(
-            "unauthenticated",
-            "No API key was sent. Send it as: Authorization: Bearer cvy_...",
-            reason="invalid_api_key",
-        )
-    if len(found) > 1:
-        raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
-    return found.pop()
 
 
 class Admission:

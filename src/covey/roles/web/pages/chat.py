@@ -50,7 +50,7 @@ async def stream() -> Response:
     chat = ChatRequest(
         question.model,
         question.messages,
-        max_tokens=question.max_tokens,
+        max_tokens=min(question.max_tokens or web().config.chat_tokens_max, web().config.chat_tokens_max),
         sampling=Sampling(temperature=question.temperature),
     )
     response = Response(
