@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import secrets
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -159,3 +160,16 @@ def test_text_has_tracebacks_only_where_asked_for() -> None:
         lines = logs.TextFormatter(tracebacks=tracebacks).format(record).splitlines()
         assert (len(lines) > 1) == tracebacks
         assert "ValueError: why" in lines[-1]
+
+
+def test_of_a_group_the_last_exception_is_told_in_a_line() -> None:
+    def fall() -> None:
+        raise ExceptionGroup("several", [ValueError("first"), ExceptionGroup("more", [KeyError("the cable")])])
+
+    record = logging.LogRecord("covey.gateway", logging.ERROR, __file__, 1, "It failed.", (), None)
+    try:
+        fall()
+    except ExceptionGroup as group:
+        record.exc_text = "".join(traceback.format_exception(group)).rstrip()
+    line = logs.TextFormatter(tracebacks=False).format(record)
+    assert line.endswith("gateway: It failed. — KeyError: 'the cable'")

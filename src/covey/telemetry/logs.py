@@ -73,9 +73,7 @@ class TextFormatter(logging.Formatter):
         if request_id := current_request_id():
             line += f" (request {request_id})"
         if record.exc_text:
-            line += (
-                "\n" + record.exc_text if self._tracebacks else " — " + _one_line(record.exc_text.rsplit("\n", 1)[-1])
-            )
+            line += "\n" + record.exc_text if self._tracebacks else " — " + _one_line(_last_words(record.exc_text))
         return line
 
 
@@ -113,6 +111,12 @@ def configure(
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("covey").setLevel(level.upper())
+
+
+def _last_words(traceback: str) -> str:
+    """What a traceback ends with; of a group's, what its last exception ends with: a frame is drawn around that."""
+    words = (line.strip(" |+-") for line in reversed(traceback.splitlines()))
+    return next((line for line in words if line), "")
 
 
 def _one_line(text: str) -> str:
