@@ -208,8 +208,9 @@ class Cluster:
                 raise CallError("draining", "This node is stopping.")
             if self.removed:
                 raise CallError("forbidden", self.removed, reason="removed")
-            await self._local.put(b"awake", b"1")
             await self._nursery.start(self._run_host)
+            # Not before: a port that is taken must not keep the node from starting the next time.
+            await self._local.put(b"awake", b"1")
 
     async def _run_host(self, *, task_status: trio.TaskStatus[None]) -> None:
         async with self._open_any_port() as host:
