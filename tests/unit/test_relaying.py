@@ -1,6 +1,21 @@
 """When a node asks for a relay, and which."""
 
-from covey.cluster.relaying import AWAY_SECONDS, RELAYS_MAX, Neighbour, relays_wanted
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import MockClock
+
+from covey.cluster.relaying import (
+    AWAY_SECONDS,
+    LOOK_SECONDS,
+    RELAYS_MAX,
+    RETRY_SECONDS,
+    Neighbour,
+    Relaying,
+    relays_wanted,
+)
+from covey.errors import CallError
 from covey.transport.base import PeerId
 
 A, B, C, D = (PeerId(name) for name in "abcd")
@@ -38,3 +53,19 @@ def test_a_place_is_kept_once_everybody_is_back() -> None:
 
 def test_a_place_at_a_node_that_is_gone_is_given_up() -> None:
     assert relays_wanted([away(A), linked(C)], frozenset({A})) == (C,)
+
+
+async def test_a_relay_that_refuses_is_asked_again_and_hurts_nothing(autojump_clock: MockClock) -> None:
+    asked: list[float] = []
+
+    class Full:
+        @asynccontextmanager
+        async def reserve(self, relay: PeerId, addresses: tuple[str, ...]) -> AsyncGenerator[trio.Event, None]:
+            asked.append(trio.current_time())
+            if relay == A:
+                raise CallError("no_capacity", "This relay is full.")
+            yield trio.Event()
+
+    with trio.move_on_after(2 * RETRY_SECONDS + 5 * LOOK_SECONDS):
+        await Relaying(Full(), lambda: [linked(A), away(C)], lambda _: ()).run()
+    assert len(asked) == 3

@@ -91,12 +91,12 @@ class Relaying:
     async def _hold(self, relay: PeerId, scope: trio.CancelScope) -> None:
         try:
             with scope:
-                async with self._host.reserve(relay, self._addresses(relay)) as lost:
-                    log.info("A member cannot be reached directly; it may reach this node through %s.", relay)
-                    await lost.wait()
-        except CallError as error:
-            log.info("No place at the relay %s: %s", relay, error.message)
-            with scope:
-                await trio.sleep(RETRY_SECONDS)
+                try:
+                    async with self._host.reserve(relay, self._addresses(relay)) as lost:
+                        log.info("A member cannot be reached directly; it may reach this node through %s.", relay)
+                        await lost.wait()
+                except CallError as error:
+                    log.info("No place at the relay %s: %s", relay, error.message)
+                    await trio.sleep(RETRY_SECONDS)
         finally:
             del self._held[relay]
