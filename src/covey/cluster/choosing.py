@@ -5,6 +5,8 @@ silent for a second, it is replaced (an honest restart, let in at once); answeri
 identity).
 """
 
+import trio
+
 from covey.bus.session import Session
 from covey.cluster.link import Farewell, Link
 from covey.transport.base import PeerId
@@ -14,6 +16,8 @@ DUPLICATE = "duplicate"
 REPLACED = "replaced"
 SILENT = "silent"
 PROBE_SECONDS = 1.0
+GIVE_WAY_SECONDS_MIN = 1.0
+GIVE_WAY_SECONDS_MAX = 5.0
 
 
 async def verdict(link: Link, new: Session, *, dialed_by: PeerId, me: PeerId, name: str) -> Farewell | None:
@@ -49,6 +53,19 @@ def crossed(link: Link, new: Session, *, dialed_by: PeerId) -> bool:
 
 def _same_boot(old: Session, new: Session) -> bool:
     return old.hello is not None and new.hello is not None and old.hello.boot_id == new.hello.boot_id
+
+
+async def give_way(session: Session, why: Farewell) -> None:
+    """End one of two sessions that were dialled at once.
+
+    For a moment each side may have taken another one for the link: what it called over the one that has to go gets the
+    time to end. Streams without end do not.
+    """
+    with trio.move_on_after(GIVE_WAY_SECONDS_MAX):
+        await trio.sleep(GIVE_WAY_SECONDS_MIN)
+        while session.lost is None and any(session.calls_in_flight):  # noqa: ASYNC110 - for some seconds at most
+            await trio.sleep(0.05)
+    session.refuse(why)
 
 
 def replaced() -> Farewell:

@@ -12,7 +12,18 @@ from covey.bus.bus import Bus
 from covey.bus.carrier import SessionLimits
 from covey.bus.session import Session, open_session
 from covey.cluster.address_book import AddressBook
-from covey.cluster.choosing import COPIED, DUPLICATE, PROBE_SECONDS, REPLACED, SILENT, crossed, replaced, verdict
+from covey.cluster.choosing import (
+    COPIED,
+    DUPLICATE,
+    GIVE_WAY_SECONDS_MAX,
+    PROBE_SECONDS,
+    REPLACED,
+    SILENT,
+    crossed,
+    give_way,
+    replaced,
+    verdict,
+)
 from covey.cluster.link import STEADY_SECONDS, UNREACHABLE_TRIES, Farewell, Link, LinkConfig
 from covey.cluster.membership import Membership
 from covey.cluster.relaying import Neighbour
@@ -82,6 +93,7 @@ class Links:
         self._limits = SessionLimits(ping_seconds=config.ping_seconds, dead_seconds=config.dead_seconds)
         self._links: dict[PeerId, Link] = {}
         self._choosing: dict[PeerId, trio.Lock] = {}
+        self._nursery: trio.Nursery | None = None
 
     def all(self) -> tuple[Link, ...]:
         """Every link that is kept, up or down."""
@@ -102,6 +114,7 @@ class Links:
     async def run(self) -> None:
         """Keep a link to every other member until cancelled."""
         async with open_background() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._spread_hints)
             seen = -1
             while True:
@@ -226,15 +239,16 @@ class Links:
                 join=False,
             ) as session:
                 if not await self._choose(link, session, dialed_by):
-                    with trio.move_on_after(PROBE_SECONDS):
+                    with trio.move_on_after(GIVE_WAY_SECONDS_MAX + PROBE_SECONDS):
                         await session.closed.wait()
                     return
                 try:
                     await self._serve(link, session, address)
                 finally:
+                    was_link = link.session is session
                     link.went_down(session)
                     self.changes.beat()
-                await self._ended(link, session)
+                await self._ended(link, session, was_link=was_link)
         except CallError as error:
             link.failure = error.message
             if error.reason != DUPLICATE and link.is_news(error.message):
@@ -248,7 +262,7 @@ class Links:
             name = self._membership.name(link.peer)
             refusal = await verdict(link, session, dialed_by=dialed_by, me=self._bus.me, name=name)
             if refusal is not None:
-                session.refuse(refusal)
+                self._dismiss(session, refusal, gently=crossed(link, session, dialed_by=dialed_by))
                 if refusal.reason == COPIED:
                     await self._tell_of_copy(link, refusal)
                 return False
@@ -256,14 +270,21 @@ class Links:
                 session.refuse(Farewell("forbidden", "This machine was removed from the network.", reason=REMOVED))
                 return False
             if link.session is not None:
-                if crossed(link, session, dialed_by=dialed_by):
-                    link.ups -= 1  # nothing went wrong
-                link.session.refuse(replaced())
-                link.went_down(link.session)
+                old, both_dialled = link.session, crossed(link, session, dialed_by=dialed_by)
+                link.ups -= both_dialled  # nothing went wrong
+                link.went_down(old)
+                self._dismiss(old, replaced(), gently=both_dialled)
             link.came_up(session, dialed_by=dialed_by, granted=self._membership.granted(link.peer))
             session.join()
             self.changes.beat()
             return True
+
+    def _dismiss(self, session: Session, why: Farewell, *, gently: bool) -> None:
+        """End a session that is not, or no longer, the link. `gently`: what was called over it may end before."""
+        if gently and self._nursery is not None:
+            self._nursery.start_soon(give_way, session, why)
+        else:
+            session.refuse(why)
 
     async def _tell_of_copy(self, link: Link, refusal: Farewell) -> None:
         """Here and to the one that stays; the one that is refused reads it in the refusal."""
@@ -292,14 +313,14 @@ class Links:
             link.is_well()
             await session.closed.wait()
 
-    async def _ended(self, link: Link, session: Session) -> None:
+    async def _ended(self, link: Link, session: Session, *, was_link: bool) -> None:
         lost = session.lost
         if lost is None or isinstance(lost, Farewell):
             log.debug("This node ended a session with %s: %s", link.peer, lost)
             return
         if lost.reason in (DUPLICATE, REPLACED):
             log.debug("A session with %s made way: %s", link.peer, lost)
-            link.ups -= 1  # nothing went wrong
+            link.ups -= was_link  # nothing went wrong
             return
         link.failure = lost.message
         if lost.reason == COPIED:
