@@ -110,6 +110,21 @@ async def test_a_black_hole_keeps_what_is_sent(autojump_clock: MockClock, fault:
     assert await far.receive_some() == b""
 
 
+async def test_what_loses_power_is_waited_for_in_vain(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork()
+    near, far = network.connect(ALICE, BOB)
+    await far.send_all(b"last words")
+    network.vanish(BOB)
+    await far.aclose()
+    await near.send_all(b"still there?")
+    with trio.move_on_after(1_000) as patience:
+        await near.receive_some()
+    assert patience.cancelled_caught
+    assert network.connections(ALICE, BOB) == 1
+    await near.aclose()
+    assert network.connections(ALICE, BOB) == 0
+
+
 async def test_an_asymmetric_cut(autojump_clock: MockClock) -> None:
     network = MemoryNetwork()
     near, far = network.connect(ALICE, BOB)

@@ -205,18 +205,20 @@ class Local:
 
 
 @asynccontextmanager
-async def open_store(kv: KeyValues, metrics: Metrics) -> AsyncGenerator[Store, None]:
+async def open_store(kv: KeyValues, metrics: Metrics, *, in_thread: bool = True) -> AsyncGenerator[Store, None]:
     """Run the writer. Leaving writes whatever was accepted, then closes `kv`, even when cancelled.
 
     Args:
         kv: an open store; it belongs to this block from now on.
         metrics: counts the batches and the writes they held.
+        in_thread: write in a thread. False for a store that never blocks where time is virtual: it would leap while
+            the thread works.
     """
     send, receive = trio.open_memory_channel[_Request[Any]](QUEUE_MAX)
     commits = Pulse()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_Writer(kv, metrics, receive, commits).run, name="store writer")
+            nursery.start_soon(_Writer(kv, metrics, receive, commits, in_thread=in_thread).run, name="store writer")
             try:
                 yield Store(kv, send, commits)
             finally:
@@ -230,12 +232,19 @@ class _Writer:
     """The one task that writes."""
 
     def __init__(
-        self, kv: KeyValues, metrics: Metrics, requests: trio.MemoryReceiveChannel[_Request[Any]], commits: Pulse
+        self,
+        kv: KeyValues,
+        metrics: Metrics,
+        requests: trio.MemoryReceiveChannel[_Request[Any]],
+        commits: Pulse,
+        *,
+        in_thread: bool,
     ) -> None:
         self._kv = kv
         self._metrics = metrics
         self._requests = requests
         self._commits = commits
+        self._in_thread = in_thread
         self._thread = trio.CapacityLimiter(1)  # never behind the threads of others
 
     async def run(self) -> None:
@@ -278,7 +287,11 @@ class _Writer:
         if overlay.changes:
             batch = list(overlay.changes.items())
             try:
-                await trio.to_thread.run_sync(self._kv.write, batch, limiter=self._thread)
+                if self._in_thread:
+                    await trio.to_thread.run_sync(self._kv.write, batch, limiter=self._thread)
+                else:
+                    await trio.lowlevel.checkpoint()
+                    self._kv.write(batch)
             except StoreError as error:
                 failure = error
                 log.error("A durable write failed: %s", error)  # noqa: TRY400 - the message is the remedy

@@ -55,7 +55,7 @@ class MemoryNetwork:
         self._randoms: dict[tuple[PeerId, PeerId], random.Random] = {}
         self._cuts: set[tuple[PeerId, PeerId]] = set()
         self._frozen: set[PeerId] = set()
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}  # in their order: a seed gives one run
         self.inboxes: dict[PeerId, trio.MemorySendChannel[tuple[PeerId, MemoryStream]]] = {}
 
     def join(self, peer: PeerId) -> "MemoryTransport":
@@ -98,6 +98,16 @@ class MemoryNetwork:
         for connection in [each for each in self._connections if peer in each.peers]:
             connection.breaks()
 
+    def vanish(self, peer: PeerId) -> None:
+        """A peer's machine loses its power: nobody accepts new connections, and the old ones fall silent for ever."""
+        self.inboxes.pop(peer, None)
+        for connection in [each for each in self._connections if peer in each.peers]:
+            connection.silent = True
+
+    def connections(self, a: PeerId, b: PeerId) -> int:
+        """How many connections there are between two peers, those included that only one of them has closed."""
+        return len(self._between(a, b))
+
     def flows(self, a: PeerId, b: PeerId) -> bool:
         """Whether what `a` sends to `b` passes now."""
         return (a, b) not in self._cuts and a not in self._frozen and b not in self._frozen
@@ -105,12 +115,12 @@ class MemoryNetwork:
     def connect(self, dialer: PeerId, acceptor: PeerId) -> "tuple[MemoryStream, MemoryStream]":
         """A new connection's two ends."""
         connection = _Connection(self, dialer, acceptor)
-        self._connections.add(connection)
+        self._connections[connection] = None
         return connection.ends
 
     def forget(self, connection: "_Connection") -> None:
         """A connection is over on both sides."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     def delay(self, a: PeerId, b: PeerId) -> float:
         """The seconds that the next chunk takes from `a` to `b`; infinite where the connection breaks under it."""
@@ -137,7 +147,7 @@ class MemoryTransport:
         self._network = network
         self.me = me
 
-    async def dial(self, peer: PeerId) -> trio.abc.Stream:
+    async def dial(self, peer: PeerId) -> "MemoryStream":
         """See `Transport.dial`."""
         network = self._network
         if not (network.flows(self.me, peer) and network.flows(peer, self.me)):
@@ -202,6 +212,8 @@ class _Connection:
         there, back = _Pipe(dialer, acceptor), _Pipe(acceptor, dialer)
         self.pipes = (there, back)
         self.broken = False
+        self.silent = False
+        """Neither end hears anything any more, not even that."""
         self.ends = MemoryStream(self, there, back), MemoryStream(self, back, there)
 
     def breaks(self) -> None:
@@ -289,7 +301,8 @@ class MemoryStream(trio.abc.Stream):
         network, out = self.connection.network, self._out
         while True:
             self._check()
-            if out.abandoned and network.flows(out.receiver, out.sender):  # its reset has to reach us
+            # its reset has to reach us
+            if out.abandoned and not self.connection.silent and network.flows(out.receiver, out.sender):
                 raise trio.BrokenResourceError("the other end was closed")
             if out.in_flight_bytes < IN_FLIGHT_BYTES_MAX:
                 return
@@ -304,7 +317,8 @@ class MemoryStream(trio.abc.Stream):
 
     def _ready_at(self) -> float:
         pipe = self._in
-        if not pipe.chunks or not self.connection.network.flows(pipe.sender, pipe.receiver):
+        connection = self.connection
+        if not pipe.chunks or connection.silent or not connection.network.flows(pipe.sender, pipe.receiver):
             return math.inf
         return pipe.chunks[0][0]
 
