@@ -135,7 +135,8 @@ class MemoryHost:
         return stream, address
 
     async def _attempt(self, peer: PeerId, purpose: Purpose, address: str) -> tuple[MemoryStream, bool]:
-        transport, stream, proved = self._network.join(self.machine), None, False
+        transport, proved = self._network.join(self.machine), False
+        stream: MemoryStream | None = None
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
                 stream = await transport.dial(PeerId(address))
