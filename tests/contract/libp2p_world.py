@@ -54,7 +54,7 @@ async def says(stream: trio.abc.Stream, text: bytes) -> bytes:
 
 async def exactly(stream: trio.abc.Stream, size: int) -> bytes:
     got = b""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while len(got) < size:
             data = await stream.receive_some(size - len(got))
             assert data, f"the stream ended after {got!r}"
@@ -79,7 +79,7 @@ async def breaks(stream: trio.abc.Stream) -> None:
 
 async def until(true: Callable[[], object]) -> None:
     """Wait for what a host does in its own time."""
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while not true():  # noqa: ASYNC110 - nothing tells
             await trio.sleep(0.005)
 

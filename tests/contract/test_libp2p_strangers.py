@@ -229,3 +229,13 @@ async def test_a_forged_identity(alice: Libp2pHost) -> None:
     async with a_host(imposter) as other, a_host(BOB, listen=[]) as bob:
         with pytest.raises(CallError, match="another node answers there"):
             await bob.dial(alice.me, other.addresses)
+
+
+async def test_refusals_are_said_aloud_and_seldom(alice: Libp2pHost, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(5):
+        async with bare_yamux(alice, MALLORY) as (yamux, _):
+            with pytest.raises(trio.BrokenResourceError):
+                await ask(yamux.open(), RPC)
+    (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert MALLORY.peer_id in record.getMessage()
+    assert RPC in record.getMessage()

@@ -36,6 +36,8 @@ class Connection:
     relayed: bool
     channel: Channel
     yamux: Yamux
+    account: str = ""
+    """What an inbound connection is counted by."""
     opened_at: float = field(default_factory=trio.current_time)
 
     @property

@@ -37,9 +37,13 @@ class Gate:
     Args:
         is_member: asked for every stream; must be quick.
         negotiate_seconds: for agreeing on a protocol.
+        complain: logs a refusal: whom it is counted against, and the message.
     """
 
-    def __init__(self, is_member: Callable[[PeerId], bool], negotiate_seconds: float) -> None:
+    def __init__(
+        self, is_member: Callable[[PeerId], bool], negotiate_seconds: float, complain: Callable[[str, str], None]
+    ) -> None:
+        self._complain = complain
         self.is_member = is_member
         self._negotiate_seconds = negotiate_seconds
         self._doors: dict[str, Door] = {}
@@ -84,5 +88,7 @@ class Gate:
         except (NegotiationError, trio.TooSlowError) as error:
             self.refused += 1
             who = "node" if is_member else "stranger"
-            log.debug("A stream of the %s %s at %s was reset: %s", who, connection.peer, connection.address, error)
+            self._complain(
+                connection.account, f"The {who} {connection.peer} at {connection.address} was refused: {error}."
+            )
             return None

@@ -51,11 +51,12 @@ class Libp2pHost:
     ) -> None:
         self.me = keys.peer_id
         self.limits = limits
-        self.gate = Gate(is_member, limits.negotiate_seconds)
+        self.gate = Gate(is_member, limits.negotiate_seconds, self._complain)
         self.lobby = Lobby(limits.unproved_max, limits.unproved_per_address_max)
         self._handshake = Handshake(keys)
         self._is_member = is_member
         self._strangers = Places(limits.strangers_max, limits.strangers_per_address_max)
+        self._notices = Attempts(1, limits.notice_seconds)
         self._attempts = Attempts(limits.stranger_attempts_max, limits.stranger_attempts_seconds)
         self._connections: dict[Connection, None] = {}
         self._listening: list[tuple[str, int]] = []
@@ -230,12 +231,13 @@ class Libp2pHost:
         leaving = self.lobby.enter(account, channel)
         if leaving is not None:
             leaving.abort()
+            self._complain("lobby", f"Many connections come, from {address} too, and do not say who they are.")
         peer: PeerId | None = None
         try:
             with trio.move_on_after(self.limits.handshake_seconds):
                 peer = await self._handshake.accept(channel)
         except HandshakeError as error:
-            log.debug("A connection from %s came to nothing: %s", address, error)
+            self._complain(account, f"Somebody at {address} was refused: {error}.")
         finally:
             self.lobby.leave(account, channel)
             if peer is None:
@@ -270,20 +272,22 @@ class Libp2pHost:
         if self._is_member(peer):
             mine = sum(each.peer == peer and not each.dialled for each in self._connections)
             if mine >= self.limits.connections_per_member_max:
-                log.warning("The node %s at %s has %d connections already: one more was refused.", peer, address, mine)
+                self._complain(account, f"The node {peer} at {address} was refused: it has {mine} connections already.")
                 return
             channel.trust(None)
-            await self._run(self._connection(channel, peer, address, relayed=relayed, dialled=False))
+            await self._run(self._connection(channel, peer, address, relayed=relayed, dialled=False, account=account))
             return
         if not self._strangers.take(account):
-            log.debug("The stranger %s at %s was refused: too many are here.", peer, address)
+            self._complain(account, f"The stranger {peer} at {address} was refused: too many strangers are here.")
             return
         try:
             if not self._attempts.allow(account, trio.current_time()):
-                log.debug("The stranger %s at %s was refused: it comes too often.", peer, address)
+                self._complain(account, f"The stranger {peer} at {address} was refused: it comes too often.")
                 return
             channel.trust(self.limits.join_bytes_max)
-            connection = self._connection(channel, peer, address, relayed=relayed, dialled=False, stranger=True)
+            connection = self._connection(
+                channel, peer, address, relayed=relayed, dialled=False, account=account, stranger=True
+            )
             with trio.move_on_after(self.limits.join_seconds):
                 await self._run(connection)
         finally:
@@ -314,7 +318,15 @@ class Libp2pHost:
     # Both
 
     def _connection(
-        self, channel: Channel, peer: PeerId, address: str, *, relayed: bool, dialled: bool, stranger: bool = False
+        self,
+        channel: Channel,
+        peer: PeerId,
+        address: str,
+        *,
+        relayed: bool,
+        dialled: bool,
+        account: str = "",
+        stranger: bool = False,
     ) -> Connection:
         def on_stream(stream: YamuxStream) -> None:
             self._handler_nursery.start_soon(self.gate.pass_through, connection, stream)
@@ -323,9 +335,14 @@ class Libp2pHost:
         inbound_max = limits.stranger_streams_max if stranger else limits.inbound_streams_max
         streams_max = limits.relayed_streams_max if dialled else inbound_max
         yamux = Yamux(channel, dialer=dialled, on_stream=on_stream, limits=self.limits, streams_max=streams_max)
-        connection = Connection(peer, address, dialled, relayed, channel, yamux)
+        connection = Connection(peer, address, dialled, relayed, channel, yamux, account)
         self._connections[connection] = None
         return connection
+
+    def _complain(self, account: str, message: str) -> None:
+        """Log a refusal: aloud, but seldom, for whoever is refused may come a thousand times a second."""
+        aloud = self._notices.allow(account, trio.current_time())
+        log.log(logging.WARNING if aloud else logging.DEBUG, "%s", message)
 
     async def _run(self, connection: Connection) -> None:
         try:

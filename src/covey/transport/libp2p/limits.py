@@ -19,6 +19,8 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     stranger_attempts_max: int = 20
     """Connections of strangers from one address within `stranger_attempts_seconds`."""
     stranger_attempts_seconds: float = 60.0
+    notice_seconds: float = 60.0
+    """Between two warnings about one address in the log; what happens meanwhile is logged for debugging only."""
     join_seconds: float = 30.0
     """How long a stranger's connection may live."""
     join_bytes_max: int = 1 << 17
