@@ -1,6 +1,7 @@
 """Covey's host and a stock py-libp2p host speak the same wire: the standard's Noise, yamux and multistream-select."""
 
-from collections.abc import AsyncGenerator
+import gc
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,6 +20,13 @@ from covey.transport.libp2p.negotiation import JOIN, RPC
 
 # A stock host leaves sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Generator[None, None, None]:
+    yield
+    gc.collect()  # here, and not in whichever test comes next
+
 
 ANYWHERE = [Multiaddr("/ip4/127.0.0.1/tcp/0")]
 
