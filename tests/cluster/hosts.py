@@ -168,7 +168,7 @@ class Host:
         self.key = ""
         self.process: subprocess.Popen[bytes] | None = None
         self._runs = 0
-        self._environment = {
+        self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("COVEY_", "XDG_"))},
             "HOME": str(self.folder / "home"),
             "XDG_RUNTIME_DIR": str(network.runtime / name),
@@ -197,7 +197,7 @@ class Host:
                    "--ready-file", str(self.ready_file), *arguments]  # fmt: skip
         with (self.folder / f"log-{self._runs:03}").open("wb") as log:
             self.process = subprocess.Popen(
-                self._inside(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+                self._inside(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
             )
         return self
 
@@ -258,7 +258,7 @@ class Host:
             input=typed,
             capture_output=True,
             text=True,
-            env={**self._environment, "COVEY_DATA": str(self.data), **(environment or {})},
+            env={**self.environment, "COVEY_DATA": str(self.data), **(environment or {})},
             timeout=COMMAND_SECONDS,
             check=False,
         )

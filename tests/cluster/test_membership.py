@@ -155,3 +155,28 @@ def test_a_copied_identity_is_refused_and_both_are_told(tmp_path: Path) -> None:
 
         three.inference.kill()  # an honest move of the disk into another machine
         three.wait_service()
+
+
+SHIM = """
+from covey.bus import wire
+wire.VERSION, wire.VERSION_OLDEST = {version}, {oldest}
+"""
+
+
+@pytest.mark.parametrize(("version", "oldest"), [(2, 1), (9, 8)], ids=["neighbour", "too far"])
+def test_releases_work_together_or_say_which_to_upgrade(
+    network: Network, auth: Host, version: int, oldest: int
+) -> None:
+    host = network.host("newer")
+    shim = host.folder / "shim"
+    shim.mkdir()
+    (shim / "sitecustomize.py").write_text(SHIM.format(version=version, oldest=oldest))
+    host.environment["PYTHONPATH"] = ":".join(filter(None, [str(shim), host.environment.get("PYTHONPATH", "")]))
+    host.join(auth.invite("inference")).ready()
+    if oldest == 1:
+        eventually(lambda: auth.states().get("newer") == "up", 10, host.said)
+        return
+    host.wait_said("upgrade the node auth", 10)
+    auth.wait_said("upgrade this node", 10)
+    assert auth.states()["newer"] == "down"
+    assert auth.said().count("upgrade this node") == 1  # once, not at every try

@@ -47,6 +47,12 @@ def test_every_machine_sees_all(three: Trio) -> None:
     assert 'covey_link_up{node="inference"} 1.0' in page
     assert 'covey_link_rtt_seconds{node="auth"}' in page
 
+    # Whoever is not the operator of the gateway's own machine needs a key.
+    assert "COVEY_ADMIN_KEY" in three.inference.covey("users", "list", code=1).stderr
+    administrator = {"COVEY_ADMIN_KEY": three.gateway.key}
+    assert three.inference.covey("chat", "echo", "from afar", environment=administrator).stdout == "from afar\n"
+    assert [one["name"] for one in three.inference.json("users", "list", environment=administrator)] == ["ann"]
+
     three.auth.covey("nodes", "rename", "inference", "workhorse")
     eventually(lambda: three.gateway.states().get("workhorse") == "up", 5, three.explain)
     assert three.inference.json("status")["node"] == "workhorse"
