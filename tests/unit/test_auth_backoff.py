@@ -2,6 +2,7 @@
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +152,13 @@ def test_an_unknown_address_is_not_held_back() -> None:
     guard = LogInGuard(PACE)
     for number in range(50):
         guard.admit(f"name-{number}", "", 0)
+
+
+def test_the_addresses_that_are_known_are_bounded_the_latest_kept() -> None:
+    guard = LogInGuard(msgspec.structs.replace(PACE, entries_max=2))
+    for number in range(3):
+        guard.succeeded("alice", f"10.0.0.{number}")
+    guard.succeeded("bob", "")  # nobody knows from where
+    fail(guard, "alice", "192.168.0.7", 0, times=4)
+    guard.admit("alice", "10.0.0.2", 0)
+    refused(guard, "alice", "10.0.0.0", 0)

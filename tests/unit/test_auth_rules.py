@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from covey.contracts.auth import NAME_PATTERN, Actor, CreateKey, KeyLimits
+from covey.contracts.auth import KEY_MODELS_MAX, NAME_PATTERN, Actor, CreateKey, KeyLimits
 from covey.contracts.feeds import KeyCreate, SessionEnd, SessionStart
 from covey.errors import CallError
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.credentials import session_id
-from covey.roles.auth.key_rules import asked_scope, child_scope
+from covey.roles.auth.key_rules import REQUESTS_PER_MINUTE_MAX, asked_scope, child_scope
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.passwords import HashCost, Passwords
 from covey.roles.auth.people import RESERVED_NAMES, check_label, check_name
@@ -117,6 +117,51 @@ def test_a_child_never_exceeds_its_parent(
     if parent.expires_at is not None:
         assert scope.expires_at is not None
         assert scope.expires_at <= parent.expires_at
+
+
+def asked(**fields: object) -> CallError | None:
+    return refusal(lambda: asked_scope(CreateKey(Actor(), **fields), NOW, 10_000))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"models": tuple(f"m{number}" for number in range(KEY_MODELS_MAX + 1))}, "models"),
+        ({"models": ("a model",)}, "models"),
+        ({"models": ("m",), "admin": True}, "models"),
+        ({"expires_seconds": 0}, "expires_seconds"),
+        ({"expires_seconds": 10_001}, "expires_seconds"),
+        ({"limits": KeyLimits(requests_per_minute=0)}, "limits.requests_per_minute"),
+        ({"limits": KeyLimits(requests_per_minute=REQUESTS_PER_MINUTE_MAX + 1)}, "limits.requests_per_minute"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused_by_field(fields: dict[str, object], param: str) -> None:
+    error = asked(**fields)
+    assert error is not None
+    assert (error.code, error.param) == ("invalid", param)
+
+
+def test_a_key_that_makes_sense() -> None:
+    request = CreateKey(
+        Actor(), models=("a", "b", "a"), expires_seconds=10_000, limits=KeyLimits(requests_per_minute=1)
+    )
+    scope = asked_scope(request, NOW, 10_000)
+    assert (scope.models, scope.expires_at, scope.admin) == (("a", "b"), NOW + 10_000, False)
+    assert asked_scope(CreateKey(Actor(), admin=True), NOW, 10_000).expires_at is None
+
+
+def test_a_key_outlives_no_parent_and_takes_over_what_is_left_open() -> None:
+    parent = KeyCreate(
+        id="p", owner="Ualice", digest=b"", prefix="", label="", models=("a",), limits=KeyLimits(), created_at=NOW,
+        expires_at=NOW + 100, by="Ualice",
+    )  # fmt: skip
+    for fields in ({"expires_seconds": 101}, {"models": ("b",)}, {"admin": True}):
+        request = CreateKey(Actor(), **fields)
+        error = refusal(lambda request=request: child_scope(parent, asked_scope(request, NOW, 10_000)))
+        assert error is not None
+        assert (error.code, error.reason) == ("forbidden", "scope")
+    scope = child_scope(parent, asked_scope(CreateKey(Actor()), NOW, 10_000))
+    assert (scope.models, scope.expires_at) == (("a",), NOW + 100)
 
 
 # Sessions

@@ -218,6 +218,17 @@ async def test_a_newer_view_is_refused_by_name() -> None:
                 pass
 
 
+async def test_entries_come_in_either_order_and_from_anywhere() -> None:
+    kv = Shelf()
+    async with node(kv) as feeds:
+        for number in range(4):
+            await feeds.append(lambda view, number=number: [KeyRevoke(f"k{number}", "x")])
+        feed = feeds.own("keys")
+    for after, seqs in ((0, [1, 2, 3, 4]), (2, [3, 4]), (4, [])):
+        assert [sealed.entry.seq for sealed in read_entries(kv, feed, after=after)] == seqs
+        assert [sealed.entry.seq for sealed in read_entries(kv, feed, after=after, reverse=True)] == seqs[::-1]
+
+
 def test_two_nodes_that_hold_the_same_entries_have_the_same_view() -> None:
     """Two authors, their entries applied in opposite orders."""
     genesis, _ = begin(ALICE.peer_id, 1.0)

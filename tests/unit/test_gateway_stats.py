@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.roles.gateway.stats import PERIOD_SECONDS, PERIODS, RECENT_SAMPLES_MAX, Tally
+from covey.roles.gateway.stats import PERIOD_SECONDS, PERIODS, RECENT_SAMPLES_MAX, RETRIES_FREE, Tally
 
 
 def record(tally: Tally, now: float, *, tokens: int = 1, seconds: float = 1.0, first: float | None = 0.5) -> None:
@@ -58,3 +58,12 @@ def test_quantiles_are_of_the_recent_past() -> None:
     assert stats.request_p50_seconds == 1_000 - RECENT_SAMPLES_MAX / 2
     assert stats.request_p99_seconds is not None
     assert stats.request_p99_seconds >= 994
+
+
+def test_retries_are_a_share_of_what_is_in_flight_beyond_the_first_few() -> None:
+    tally = Tally()
+    assert [tally.may_retry(0.1) for _ in range(RETRIES_FREE + 1)] == [True] * RETRIES_FREE + [False]
+    tally.in_flight = 10 * RETRIES_FREE + 10
+    assert [tally.may_retry(0.1), tally.may_retry(0.1)] == [True, False]
+    record(tally, 0.0)
+    assert tally.may_retry(0.1)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covey.errors import CODES, CallError
+from covey.http import sse
 from covey.http.asgi import ON_GONE, Message, Scope, leaving_with_client
+from covey.http.credential import credential
 from covey.http.problems import STATUS_BY_REASON, TABLE, headers_of, openai_body, status_of
 from covey.http.router import Router
 from covey.http.server import is_loopback, parse_listen, refuse_public
@@ -255,3 +257,46 @@ def test_public_addresses_are_refused(host: str, *, private: bool) -> None:
     else:
         with pytest.raises(CallError, match="--allow-plain-http"):
             refuse_public(host, allow_plain_http=False)
+
+
+# Credentials, and events
+
+
+def headers(**values: str) -> Scope:
+    return {"headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in values.items()]}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"authorization": "Bearer k"},
+        {"authorization": "bearer  k "},
+        {"x_api_key": "k"},
+        {"api_key": " k"},
+        {"authorization": "Bearer k", "x_api_key": "k", "api_key": "k"},
+        {"authorization": "Basic eDp5", "x_api_key": "k"},
+    ],
+)
+def test_every_spelling_of_one_credential(sent: dict[str, str]) -> None:
+    assert credential(headers(**sent)) == "k"
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({}, "No API key was sent"),
+        ({"authorization": "Bearer "}, "No API key was sent"),
+        ({"authorization": "Basic eDp5", "api_key": " "}, "No API key was sent"),
+        ({"authorization": "Bearer a", "x_api_key": "b"}, "not valid"),
+        ({"x_api_key": "a", "api_key": "b"}, "not valid"),
+    ],
+)
+def test_no_credential_and_two_of_them_are_refused(sent: dict[str, str], words: str) -> None:
+    with pytest.raises(CallError, match=words) as refused:
+        credential(headers(**sent))
+    assert refused.value.code == "unauthenticated"
+
+
+def test_events() -> None:
+    assert sse.event(b"{}") == b"data: {}\n\n"
+    assert sse.event(b"{}", "ping") == b"event: ping\ndata: {}\n\n"

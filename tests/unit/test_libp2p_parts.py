@@ -88,6 +88,14 @@ class TestAddresses:
         assert parse_listen("[::]") == ("::", 26840)
         assert parse_listen("[::1]:7") == ("::1", 7)
 
+    @pytest.mark.parametrize("text", ["[::1", "[::1]7", "[here]:7", "here:7", "0.0.0.0:65536", "0.0.0.0:x"])
+    def test_what_is_no_place_to_listen(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"should look like|is no port"):
+            parse_listen(text)
+
+    def test_a_place_without_a_port_cannot_be_dialled(self) -> None:
+        assert dial_order(["/ip4/10.0.0.1/tcp/0"]) == ()
+
     def test_accounting(self) -> None:
         assert accounting_key("10.0.0.1") == "10.0.0.1"
         assert accounting_key("2001:db8::1") == accounting_key("2001:db8::ffff") != accounting_key("2001:db9::1")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from covey.contracts.gateway import ModelSummary
 from covey.contracts.inference import MESSAGES_MAX, Usage
 from covey.dialects import openai
-from covey.dialects.openai import ChatCall, Chunks, completion, model_list, parse_chat
+from covey.dialects.openai import ChatCall, Chunks, completion, model_list, model_one, parse_chat
 from covey.errors import CallError
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -276,3 +276,18 @@ def test_the_list_of_models() -> None:
     assert listed["object"] == "list"
     assert listed["data"][0]["id"] == "m"
     assert listed["data"][0]["context_length"] is None
+    one = json.loads(model_one(ModelSummary("m", "loaded", ("chat",), ("a",), context_tokens=9, created_at=3)))
+    assert (one["object"], one["id"], one["context_length"]) == ("model", "m", 9)
+
+
+def test_a_stream_s_chunks_end_with_a_reason_and_where_asked_for_with_usage() -> None:
+    chunks = Chunks("chatcmpl-1", "m", 3, include_usage=True)
+    sent = chunks.role() + chunks.texts(["Hel", "lo"]) + chunks.finish("stop") + chunks.usage(Usage(2, 3, 1))
+    events = [json.loads(line.removeprefix("data: ")) for line in sent.decode().split("\n\n") if line]
+    assert [event["choices"][0]["delta"] for event in events[:-1]] == [
+        {"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"}, {},
+    ]  # fmt: skip
+    assert [event["choices"][0]["finish_reason"] for event in events[:-1]] == [None, None, None, "stop"]
+    assert all(event["usage"] is None for event in events[:-1])
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["total_tokens"] == 5

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.backends.completions import SYSTEM_PROMPT, AnswerReader, refusal, request_body
+from covey.backends.completions import SYSTEM_PROMPT, AnswerReader, estimated_tokens, refusal, request_body
 from covey.backends.sse_client import EVENT_BYTES_MAX, EventReader
 from covey.contracts.inference import ChatDelta, ChatRequest, Message, Sampling, Usage
 from covey.errors import CallError
@@ -62,6 +62,16 @@ def test_a_request_always_asks_for_a_stream_and_its_usage() -> None:
         "temperature": 0.5,
         "top_k": 3,
     }
+
+
+def test_a_request_without_limits_names_none() -> None:
+    body = json.loads(request_body(ChatRequest("m", (Message("user", "hi"),)), "m", local=True))
+    assert body.keys().isdisjoint({"max_tokens", "stop", "temperature"})
+    assert body["return_progress"]
+
+
+def test_tokens_are_guessed_from_bytes() -> None:
+    assert estimated_tokens(ChatRequest("m", (Message("user", "é" * 8), Message("user", "")))) == 12
 
 
 def test_a_system_message_is_added_only_where_the_model_wants_one_and_has_none() -> None:

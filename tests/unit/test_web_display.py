@@ -55,6 +55,10 @@ def test_latency(seconds: float | None, text: str) -> None:
     assert display.latency(seconds) == text
 
 
+def test_query() -> None:
+    assert display.query(next="/keys?a=1&b", name="é") == "next=%2Fkeys%3Fa%3D1%26b&name=%C3%A9"
+
+
 def test_size_and_percent_and_stamp() -> None:
     assert display.size(180_000_000) == "180\u202fMB"
     assert display.size(2_300_000_000) == "2.3\u202fGB"

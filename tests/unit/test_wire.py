@@ -170,3 +170,10 @@ def test_the_older_node_is_told_to_upgrade() -> None:
         wire.agree(old, new)
     with pytest.raises(CallError, match="upgrade the node attic"):
         wire.agree(new, old)
+
+
+def test_what_another_protocol_says_first_is_no_hello() -> None:
+    with pytest.raises(ProtocolError, match="not HELLO"):
+        wire.read_hello(Frame(Type.OPEN, wire.SESSION, b""))
+    with pytest.raises(ProtocolError, match="not HELLO"):
+        wire.read_hello(Frame(Type.HELLO, wire.SESSION + 1, b""))

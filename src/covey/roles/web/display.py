@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 _UNITS = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+_MAGNITUDES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def span(seconds: float) -> str:
@@ -35,10 +36,8 @@ def count(number: float) -> str:
     """A count in at most four digits: `999`, `12.3 k`, `4.56 M`."""
     if number < 10_000:
         return f"{number:,.0f}".replace(",", "\u202f")
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}\u202f{unit}" if number < size * 1000 else f"{number / size:.0f}\u202f{unit}"
-    raise AssertionError("unreachable: everything below 10,000 is handled above")
+    size, unit = next(each for each in _MAGNITUDES if number >= each[0])
+    return f"{number / size:.3g}\u202f{unit}" if number < size * 1000 else f"{number / size:.0f}\u202f{unit}"
 
 
 def rate(number: float) -> str:
