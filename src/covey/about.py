@@ -72,7 +72,7 @@ class About:
             try:
                 found[peer] = await self._bus.call(NODE_STATUS, Nothing(), to=peer)
             except CallError as error:
-                log.info("The node %s did not say how it is: %s", peer, error)
+                log.info("The node %s did not say how it is: %s", self._bus.name_of(peer), error)
 
         peers = self._bus.serving(NODE_STATUS)
         async with trio.open_nursery() as nursery:

@@ -50,6 +50,8 @@ class Link:
     """Where the peer was reached, or came from, the last time."""
     failure: str = ""
     """Why it is down, or why the last try came to nothing."""
+    crossed: bool = False
+    """Whether the present session took over from one that was dialled at the same time: no news for people."""
     ups: int = 0
     up_at: float = 0.0
     down_at: float = field(default_factory=trio.current_time)
@@ -114,7 +116,7 @@ class Link:
             rtt_seconds=None if session is None else session.round_trip_seconds,
             reconnects=max(0, self.ups - 1),
             address=self.address,
-            failure=self.failure,
+            failure="" if session else self.failure,
             received_bytes=self._received_bytes + (session.received_bytes if session else 0),
             sent_bytes=self._sent_bytes + (session.sent_bytes if session else 0),
             calls_made=made,

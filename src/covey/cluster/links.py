@@ -250,11 +250,18 @@ class Links:
                     self.changes.beat()
                 await self._ended(link, session, was_link=was_link)
         except CallError as error:
-            link.failure = error.message
-            if error.reason != DUPLICATE and link.is_news(error.message):
-                log.warning("There is no link with the node %s: %s", self._membership.name(peer), error.message)
-            if error.reason == REMOVED:
-                await self._doubted(peer, error)
+            await self._not_opened(link, error)
+
+    async def _not_opened(self, link: Link, error: CallError) -> None:
+        """The peer was reached, and there is no session with it."""
+        if error.code in ("peer_lost", "deadline", "unreachable") or error.reason == DUPLICATE:
+            self._unreachable(link, error.message)
+            return
+        link.failure = error.message
+        if link.is_news(error.message):
+            log.warning("There is no link with the node %s: %s", self._membership.name(link.peer), error.message)
+        if error.reason == REMOVED:
+            await self._doubted(link.peer, error)
 
     async def _choose(self, link: Link, session: Session, dialed_by: PeerId) -> bool:
         """Whether a new session becomes the link; where it does, an old one is closed."""
@@ -269,11 +276,12 @@ class Links:
             if self._links.get(link.peer) is not link:
                 session.refuse(Farewell("forbidden", "This machine was removed from the network.", reason=REMOVED))
                 return False
+            link.crossed = crossed(link, session, dialed_by=dialed_by)
             if link.session is not None:
-                old, both_dialled = link.session, crossed(link, session, dialed_by=dialed_by)
-                link.ups -= both_dialled  # nothing went wrong
+                old = link.session
+                link.ups -= link.crossed  # nothing went wrong
                 link.went_down(old)
-                self._dismiss(old, replaced(), gently=both_dialled)
+                self._dismiss(old, replaced(), gently=link.crossed)
             link.came_up(session, dialed_by=dialed_by, granted=self._membership.granted(link.peer))
             session.join()
             self.changes.beat()
@@ -301,7 +309,7 @@ class Links:
         """From the moment a session is the link, until it has ended."""
         link.address = address or link.address
         link.path, link.failure = "relayed" if "/p2p-circuit" in address else "direct", ""
-        if was_well := not link.is_troubled():
+        if (was_well := not link.is_troubled()) and not link.crossed:
             log.info("Linked with the node %s.", session.name)
         if session.hello is not None and link.dialed_by == self._bus.me:
             await self._book.learn({link.peer: [address]}, first=True)

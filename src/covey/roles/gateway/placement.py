@@ -170,7 +170,7 @@ class Fleet:
                 views[peer] = (await self._bus.call(MODELS, Nothing(), to=peer, timeout_seconds=ASK_SECONDS_MAX)).models
             except CallError as error:
                 # It cannot be asked, so it cannot be given work.
-                log.info("The node %s does not say which models it has: %s", peer, error)
+                log.info("The node %s does not say which models it has: %s", self._bus.name_of(peer), error)
                 self._silent_until[peer] = trio.current_time() + SILENT_SECONDS
 
         async with trio.open_nursery() as nursery:
