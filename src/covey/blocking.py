@@ -206,10 +206,11 @@ class ThreadedNode:
 
     def _post(self, act: Callable[[], object]) -> bool:
         """Have something done in the node's thread, and say whether it will be."""
-        if self._token is None:
+        token = self._token
+        if token is None:
             return False
         try:
-            self._token.run_sync_soon(act)
+            token.run_sync_soon(act)
         except trio.RunFinishedError:
             return False
         return True
@@ -221,6 +222,7 @@ class ThreadedNode:
             trio.run(self._serve)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits, or raised by `__exit__`
             self._failure = error
+        self._token = None  # what is finalised while Python ends must not need a module that is gone already
         if not self._ready.done():
             self._ready.set_exception(self._failure or CallError("draining", "The node was closed while it started."))
 
