@@ -77,7 +77,8 @@ class LinkStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """The link to one other member. `roles`: those that it was admitted with.
 
     `address`: where it was reached, or came from, the last time. `failure`: why the link is down, or could not be
-    brought up the last time; "" while it is up. `rtt_seconds`: of the last PING; `None` before the first. Bytes count since this node started.
+    brought up the last time; "" while it is up. `rtt_seconds`: of the last PING; `None` before the first. Bytes count
+    since this node started.
     `calls_made` and `calls_served`: under way now, this node's there and the peer's here.
     """
 
