@@ -1,6 +1,7 @@
 """One session with every other member: dialled for ever, kept, and exactly one where both dial at once."""
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -35,6 +36,9 @@ from covey.transport.base import PeerId
 log = logging.getLogger(__name__)
 
 REMOVED = "removed"
+LATELY_SECONDS = 600.0
+LATE_REDIAL_SECONDS_MAX = 1.0
+"""The longest wait between two dials of a member that was linked within `LATELY_SECONDS`."""
 DOUBLINGS_MAX = 16
 
 
@@ -193,7 +197,10 @@ class Links:
 
     def _pause_seconds(self, link: Link) -> float:
         seconds: float = self._config.redial_seconds_min * 2.0 ** min(link.tries, DOUBLINGS_MAX)
-        return min(seconds, self._config.redial_seconds_max) * self._random.uniform(0.5, 1.5)
+        # No hint comes when a partition heals: who was here a moment ago is missed more than who is long gone.
+        lately = trio.current_time() - link.down_at < LATELY_SECONDS
+        longest = min(self._config.redial_seconds_max, LATE_REDIAL_SECONDS_MAX if lately else math.inf)
+        return min(seconds, longest) * self._random.uniform(0.5, 1.5)
 
     async def _dial(self, link: Link) -> None:
         """Try once; where a session comes up, until it has ended."""
