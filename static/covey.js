@@ -72,24 +72,30 @@ function rest() {
 window.addEventListener("pageshow", rest);
 document.addEventListener("htmx:afterRequest", rest);
 
-// The overview asks again and again, but not while nobody looks, nor while somebody marks text in it.
+// A live part asks again and again, but not while nobody looks, nor while somebody marks text in it, nor while somebody
+// is asked about a form in it: new contents would take away the very form that waits for the answer.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const live = event.target.closest("[data-live]");
   const marked = getSelection();
-  if (live && (document.hidden || (!marked.isCollapsed && live.contains(marked.anchorNode)))) event.preventDefault();
+  const busy = document.hidden || dialog.open || (!marked.isCollapsed && live?.contains(marked.anchorNode));
+  if (live && busy) event.preventDefault();
 });
-const lost = document.getElementById("lost");
-if (lost) {
-  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
-    document.addEventListener(name, () => { lost.hidden = false; });
-  }
-  document.addEventListener("htmx:afterSwap", () => { lost.hidden = true; });
-} else {
-  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
-    // A form that could not be sent in place is sent the plain way: the browser shows whatever is the matter.
-    document.addEventListener(name, (event) => { if (event.target.matches("form")) event.target.submit(); });
-  }
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.target.closest("[data-live]") && dialog.open) event.detail.shouldSwap = false;
+});
+
+function lost(isLost) {
+  const words = document.getElementById("lost");
+  if (words) words.hidden = !isLost;
 }
+for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+  document.addEventListener(name, (event) => {
+    // A form that could not be sent in place is sent the plain way: the browser shows whatever is the matter.
+    if (event.target.matches("form")) event.target.submit();
+    else lost(true);
+  });
+}
+document.addEventListener("htmx:afterSwap", () => { lost(false); });
 
 // A look at the password that is being typed.
 for (const input of document.querySelectorAll("input[type=password]")) {

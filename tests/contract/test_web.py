@@ -42,7 +42,7 @@ async def grace(world: World) -> Browser:
 
 
 PERSONAL = ("/", "/overview/live", "/keys", "/chat", "/account")
-ADMINS = ("/users",)
+ADMINS = ("/users", "/nodes", "/nodes/live")
 
 
 @pytest.mark.parametrize("path", PERSONAL + ADMINS)
@@ -299,7 +299,8 @@ async def test_changing_the_password_begins_a_new_session(world: World, grace: B
 
 CHANGES = (
     "/logout", "/keys", "/keys/k1/revoke", "/users", "/users/invite", "/users/a1/standing", "/users/a1/password",
-    "/account/password", "/chat/stream",
+    "/account/password", "/chat/stream", "/nodes/invite", "/nodes/invites/i1/revoke", "/nodes/12D3KooWbeta/rename",
+    "/nodes/12D3KooWbeta/drain", "/nodes/12D3KooWbeta/remove",
 )  # fmt: skip
 
 
@@ -310,6 +311,7 @@ async def test_a_change_without_the_forms_token_is_refused(world: World, ada: Br
     page = await ada.post(path, {"csrf": token, "label": "x", "name": "mallory"})
     assert page.status == 403
     assert (world.auth.sessions, world.auth.keys, len(world.auth.accounts)) == (sessions, [], 2)
+    assert world.machines.asked == []
 
 
 @pytest.mark.parametrize("path", [*CHANGES, "/login", "/register", "/setup"])
@@ -328,6 +330,7 @@ async def test_a_change_from_another_site_is_refused(world: World, ada: Browser,
     assert page.status == 403
     assert world.auth.log_ins[1:] == []
     assert world.auth.sessions
+    assert world.machines.asked == []
 
 
 @pytest.mark.parametrize("headers", [{"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost"}, {}])

@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import trio
+from machines_world import FakeMachines
 from msgspec.structs import replace
 
 from covey.bus.bus import Bus
@@ -280,7 +282,12 @@ class World:
     auth: FakeAuth
     gateway: FakeGateway
     router: Router
-    nodes: list[cluster.NodeStatus]
+    machines: FakeMachines
+
+    @property
+    def nodes(self) -> list[cluster.NodeStatus]:
+        """Those that answer, the one that serves the dashboard first."""
+        return self.machines.nodes
 
 
 @asynccontextmanager
@@ -291,16 +298,13 @@ async def open_world(
     clock = clock or FixedClock()
     bus = Bus(ME, Metrics())
     people = FakeAuth(clock)
-    world = World(clock, people, FakeGateway(people), Router(), [node()])
-
-    async def nodes(_: Caller, __: Nothing) -> cluster.NodeList:
-        return cluster.NodeList(tuple(world.nodes))
-
+    world = World(clock, people, FakeGateway(people), Router(), FakeMachines(people.who, clock.now, [node()]))
     if "auth" not in absent:
         world.auth.serve(bus)
+        world.machines.serve_auth(bus)
     if "gateway" not in absent:
         world.gateway.serve(bus)
-    bus.serve(cluster.NODES, nodes)
+    world.machines.serve_cluster(bus)
     parts = FakeParts(bus.stamped("web"), NodeInfo("alpha", "0.1.0", int(NOW) - 4000), world.router, clock, ROOT)
     async with bus.open(), open_web(config or WebConfig(), parts):  # type: ignore[arg-type]
         yield world
@@ -345,9 +349,9 @@ class Browser:
 
     async def post(self, path: str, form: dict[str, Any] | None = None, **headers: str) -> Page:
         fields = {"csrf": self.csrf} | (form or {})
-        return await self.open(
-            path, "POST", form=fields, headers={name.replace("_", "-"): value for name, value in headers.items()}
-        )
+        sent = {"Content-Type": "application/x-www-form-urlencoded"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.open(path, "POST", data=urlencode(fields, doseq=True), headers=sent)
 
     async def log_in(self, name: str, password: str = PASSWORD) -> Page:
         await self.get("/login")

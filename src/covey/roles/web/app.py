@@ -24,7 +24,7 @@ from covey.roles.web import display, faults, sessions
 from covey.roles.web.context import EXTENSION, Away, Web, web
 from covey.roles.web.forms import read_form
 from covey.roles.web.intake import REFUSAL, Intake
-from covey.roles.web.pages import account, chat, entry, keys, overview, people
+from covey.roles.web.pages import account, chat, entry, keys, machines, overview, people
 from covey.roles.web.security import (
     ACCESS,
     CSRF_FIELD,
@@ -36,6 +36,8 @@ from covey.roles.web.security import (
 )
 
 STATIC_SECONDS = 365 * 24 * 3600
+LIVE_PARTS_OF = {"overview.live": "/", "machines.live": "/nodes"}
+"""The page that asks for a part of itself again and again: whoever logs in anew wants the whole."""
 
 
 def build(surroundings: Web) -> QuartTrio:
@@ -52,7 +54,7 @@ def build(surroundings: Web) -> QuartTrio:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(display.FILTERS)
     app.add_url_rule("/static/<version>/<path:name>", "static_file", static_file)
-    for page in (entry, overview, keys, chat, account, people):
+    for page in (entry, overview, keys, chat, account, people, machines):
         app.register_blueprint(page.blueprint)
     app.before_request(admit)
     app.after_request(finish)
@@ -120,8 +122,9 @@ def to_log_in(*, ended: bool) -> ResponseReturnValue:
     """Send a visitor without a session to the log-in page: a page's, htmx's or a script's own way."""
     if request.endpoint == "chat.stream":
         return faults.as_json(401, "unauthenticated", "Your session has ended. Log in again to go on.")
-    back = request.full_path.rstrip("?") if request.method == "GET" else "/"
-    where = "/login" if back == "/" or request.endpoint == "overview.live" else f"/login?{display.query(next=back)}"
+    asked = request.full_path.rstrip("?") if request.method == "GET" else "/"
+    back = LIVE_PARTS_OF.get(request.endpoint or "", asked)
+    where = "/login" if back == "/" else f"/login?{display.query(next=back)}"
     response = cast(Response, redirect(where, 303))
     if "HX-Request" in request.headers:
         response = Response("", 401, {"HX-Redirect": where})

@@ -8,7 +8,7 @@ class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         site_title: what the pages call this service.
-        refresh_seconds: how often the overview asks for new figures while it is being looked at.
+        refresh_seconds: how often the overview and the page of machines ask for news while they are being looked at.
         chat_body_bytes_max: the longest conversation that the chat sends, as JSON. It is kept in the page alone,
             so every message carries all those before it.
         chat_tokens_max: the longest answer that the chat asks for; a small model may ramble on.

@@ -31,6 +31,13 @@ ACCESS: Mapping[str, Access] = {
     "people.invite": "admin",
     "people.set_standing": "admin",
     "people.reset_password": "admin",
+    "machines.page": "admin",
+    "machines.live": "admin",
+    "machines.invite": "admin",
+    "machines.revoke_invite": "admin",
+    "machines.rename": "admin",
+    "machines.drain": "admin",
+    "machines.remove": "admin",
 }
 """Who may open what, by endpoint: an endpoint that is not here does not start (`covey.roles.web.app`).
 

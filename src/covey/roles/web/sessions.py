@@ -25,6 +25,11 @@ NOTICES = {
     "key_revoked": "The key is revoked. Whoever still uses it is refused from now on.",
     "user_enabled": "The account may log in and use its keys.",
     "user_disabled": "The account is disabled: its sessions have ended and its keys are refused.",
+    "invite_revoked": "The invite lets nobody in any more. Whoever came in with it stays.",
+    "machine_renamed": "The machine has its new name.",
+    "machine_drains": "The machine takes no new work; what runs on it may finish.",
+    "machine_works": "The machine takes work again.",
+    "machine_removed": "The machine is removed for ever, and its links are cut.",
     "welcome": "Welcome! This is your own AI service.",
     "already_set_up": "This service is set up already. Log in with your account.",
 }

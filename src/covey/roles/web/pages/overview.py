@@ -1,7 +1,6 @@
 """The first page: what runs where, and how well."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import trio
 from quart import Blueprint, render_template
@@ -9,25 +8,14 @@ from quart import Blueprint, render_template
 from covey.contracts.cluster import NODES, NodeList
 from covey.contracts.gateway import LIST_MODELS, STATS, GatewayStats, ListModels, ModelSummaries
 from covey.contracts.method import Nothing, Req, Res, Unary
-from covey.errors import CallError
-from covey.roles.web.context import web
 from covey.roles.web.display import Chart, chart
+from covey.roles.web.found import Found, find
 from covey.roles.web.sessions import visitor
 
 blueprint = Blueprint("overview", __name__)
 
 PATIENCE_SECONDS = 2.0
 """How long one part may hold up the page; it says so itself when it took longer."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """What a part of the page shows, or why it cannot."""
-
-    value: T | None
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +36,14 @@ async def look() -> Overview:
     """Ask for everything at once."""
     found: dict[str, Found[object]] = {}
 
-    async def find(method: Unary[Req, Res], request: Req) -> None:
-        try:
-            value = await web().bus.call(method, request, timeout_seconds=PATIENCE_SECONDS)
-        except CallError as error:
-            found[method.name] = Found(None, _why(method.name, error))
-        else:
-            found[method.name] = Found(value)
+    async def ask(method: Unary[Req, Res], request: Req) -> None:
+        found[method.name] = await find(method, request, patience_seconds=PATIENCE_SECONDS)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(find, NODES, Nothing())
-        nursery.start_soon(find, LIST_MODELS, ListModels(visitor().actor))
-        nursery.start_soon(find, STATS, Nothing())
+        nursery.start_soon(ask, NODES, Nothing())
+        nursery.start_soon(ask, LIST_MODELS, ListModels(visitor().actor))
+        nursery.start_soon(ask, STATS, Nothing())
     return Overview(found[NODES.name], found[LIST_MODELS.name], found[STATS.name])  # type: ignore[arg-type]
-
-
-def _why(method: str, error: CallError) -> str:
-    if error.code not in ("unreachable", "peer_lost"):
-        return error.message
-    role = method.partition(".")[0]
-    return f"no node with the role “{role}” can be reached now." if role != "cluster" else error.message
 
 
 @blueprint.get("/")
