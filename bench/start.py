@@ -109,7 +109,10 @@ class Place:
     def covey(self, data: str, *arguments: str) -> str:
         """A command about the node of a data folder."""
         command = [sys.executable, "-m", "covey", *arguments, "--data", str(self.folder / data)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout
 
 
 def _cpu_seconds(pid: int) -> float:

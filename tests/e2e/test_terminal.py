@@ -184,7 +184,13 @@ def test_a_model_that_comes_shows_as_a_bar(tmp_path: Path) -> None:
         ]
         lines = [json.loads(line) for line in place.covey("models", "pull", "bigger", "--json").stdout.splitlines()]
         assert len(lines) == 13
-        assert lines[5] == {"model": "bigger", "stage": "fetching", "share": 0.5, "bytes_total": 10_000_000}
+        assert lines[5] == {
+            "model": "bigger",
+            "stage": "fetching",
+            "share": 0.5,
+            "bytes_total": 10_000_000,
+            "already": False,
+        }
 
         up.process.send_signal(signal.SIGINT)
         assert up.end() == 0
