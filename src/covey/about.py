@@ -19,6 +19,9 @@ from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
 
+ASK_SECONDS_MAX = 1.0
+"""For each other node: one that is frozen must not hold the whole list up."""
+
 
 class About:
     """Serves both, stamped `member`.
@@ -70,7 +73,7 @@ class About:
 
         async def ask(peer: PeerId) -> None:
             try:
-                found[peer] = await self._bus.call(NODE_STATUS, Nothing(), to=peer)
+                found[peer] = await self._bus.call(NODE_STATUS, Nothing(), to=peer, timeout_seconds=ASK_SECONDS_MAX)
             except CallError as error:
                 log.info("The node %s did not say how it is: %s", self._bus.name_of(peer), error)
 
