@@ -163,10 +163,34 @@ def test_lost_files_are_told(tmp_path: Path) -> None:
         open_leveldb(tmp_path)
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_lost_current_file_is_told_before_leveldb_deletes_the_tables(tmp_path: Path) -> None:
+    """LevelDB alone takes such a folder for a new database, and whatever lies in it for rubbish."""
+    filled(tmp_path)
+    open_leveldb(tmp_path).close()
+    (tmp_path / "store" / "CURRENT").unlink()
+    before = sorted(path.name for path in (tmp_path / "store").iterdir())
+    for create in (True, False):
+        with pytest.raises(StoreError, match="covey store repair") as refusal:
+            open_leveldb(tmp_path, create=create)
+        assert refusal.value.reason == "corrupt"
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == before
+    repair_leveldb(tmp_path)
+    kv = open_leveldb(tmp_path)
+    assert sum(1 for _ in kv.scan(b"x/")) == 2000
+    kv.close()
+
+
+def test_a_first_start_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "MANIFEST-000001").write_bytes(b"")  # LevelDB writes it before CURRENT
+    open_leveldb(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["data", "data/below"])
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "data").write_bytes(b"")
-    with pytest.raises(StoreError, match="--data") as refusal:
-        open_leveldb(tmp_path / "data")
+    with pytest.raises(StoreError, match=r"a file .*--data") as refusal:
+        open_leveldb(tmp_path / name)
     assert refusal.value.reason == "not_writable"
 
 

@@ -78,7 +78,9 @@ class LevelStore:
             if failure.reason != "closed":
                 # A record that was cut short may lie in the log now. LevelDB would go on behind it, acknowledge, and
                 # at the next opening find the whole log damaged. Opening anew starts another log.
-                self._failure = StoreError(f"{failure.message} Then restart this node.", reason=failure.reason)
+                if "restart" not in failure.message:
+                    failure = StoreError(f"{failure.message} Then restart this node.", reason=failure.reason)
+                self._failure = failure
             raise failure from error
 
     def close(self) -> None:
@@ -201,6 +203,7 @@ def open_leveldb(folder: Path, *, create: bool = True, repairing: bool = False) 
         raise CallError("not_found", f"There is no store in {folder}: name the right folder with --data.")
     lock = FolderLock(folder)
     try:
+        _refuse_headless(folder)
         store = LevelStore(_guarded(folder, lambda: _open_database(folder / DATABASE)), folder, lock)
     except BaseException:
         lock.release()
@@ -229,6 +232,13 @@ def repair_leveldb(folder: Path) -> None:
         # Without paranoid checks it would leave tables with bad blocks as they are. The log it reads without verifying
         # checksums either way: what comes back may hold a flipped bit, and is to be checked.
         _guarded(folder, lambda: _plyvel.repair_db(str(path), paranoid_checks=True))
+
+
+def _refuse_headless(folder: Path) -> None:
+    # Without CURRENT, LevelDB takes what is there for a new database, and deletes the tables of the old one.
+    path = folder / DATABASE
+    if not (path / "CURRENT").exists() and any(any(path.glob(pattern)) for pattern in ("*.ldb", "*.sst", "*.log")):
+        raise corrupt(str(folder), "its file CURRENT is missing")
 
 
 def _open_database(path: Path) -> Any:
@@ -271,6 +281,10 @@ def _explain_os(error: OSError, folder: Path) -> StoreError:
     detail = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return StoreError(f"The disk under {folder} is full ({detail}): free some space.", reason="full")
+    if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+        return StoreError(
+            f"The data folder {folder} is a file or lies below one: choose another with --data.", reason="not_writable"
+        )
     return StoreError(
         f"Cannot write to the data folder {folder} ({detail}): make it writable, or choose another with --data.",
         reason="not_writable",
