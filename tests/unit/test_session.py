@@ -1,5 +1,6 @@
 """Sessions against peers that misbehave, fall silent, are old, or are simply slow."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -490,3 +491,26 @@ async def test_leaving_a_stream_of_a_peer_that_hangs_is_bounded(autojump_clock: 
             await raw.next(Type.OPEN)
         assert trio.current_time() - start == pytest.approx(5.0)
         assert session.calls_in_flight == (0, 0)
+
+
+async def test_a_handler_that_emits_into_a_session_that_has_ended_is_no_bug(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    async def count(_: Caller, __: Amount, emit: Emit[Item]) -> None:
+        with trio.CancelScope(shield=True):  # or it would not get so far, mostly
+            await trio.sleep(1)
+            try:
+                await emit(Item(1))
+            except CallError as error:
+                ended.append(error.code)
+                raise
+
+    async with against_raw_peer(lambda bus: bus.serve_stream(COUNT, count)) as (_, session, raw):
+        await raw.send(an_open(2, COUNT.name, Amount(1)))
+        await trio.sleep(0.5)
+        await raw.stream.aclose()
+        await session.closed.wait()
+    assert ended == ["peer_lost"]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -12,6 +12,7 @@ from covey.bus.bus import Bus
 from covey.bus.caller import Caller, check
 from covey.bus.credit import Allowance
 from covey.bus.outbox import Outbox, OutboxClosed
+from covey.bus.replies import CANCEL_SECONDS_MAX
 from covey.bus.serving import Served, not_served, run_stream, run_unary
 from covey.contracts.method import Party, Unary
 from covey.errors import CallError
@@ -139,4 +140,9 @@ class Inbound:
         while not inbound.allowance.permits(len(payload)):
             await inbound.more.park()
         inbound.allowance.sent(len(payload))  # at once: other tasks of the handler may be emitting, too
-        await self._outbox.put_when_room(frame)
+        try:
+            await self._outbox.put_when_room(frame)
+        except OutboxClosed:
+            # The session has just ended, and the handler's cancellation is on its way: no bug, and none of its faults.
+            await trio.sleep(CANCEL_SECONDS_MAX)
+            raise CallError("peer_lost", "The caller has gone.") from None  # it shields itself
