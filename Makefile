@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help run test soak check fix bench wheel lock browser clean
+.PHONY: help run test soak sim check fix bench wheel lock browser clean
 
 help: ## list these
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ test: .venv/.dev ## every test, the slow ones too (a browser test needs Debian's
 
 soak: .venv/.dev ## the faults of real machines again and again (SOAK_ROUNDS=20); needs root, iproute2 and nftables
 	SOAK_ROUNDS=$${SOAK_ROUNDS:-20} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/cluster $(ARGS)
+
+sim: .venv/.dev ## whole clusters in memory under random faults (SEEDS=100, or SEED=17 to repeat one)
+	SEEDS=$${SEEDS:-100} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/sim $(ARGS)
 
 check: .venv/.dev ## format, lint, types, architecture, tests with coverage, the wheel in a clean environment
 	$(BIN)/ruff format --check .

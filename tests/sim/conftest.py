@@ -9,13 +9,14 @@ from collections.abc import Generator
 import pytest
 import trio
 
-SEEDS = int(os.environ.get("SEEDS", "3"))
+SEEDS = int(os.environ.get("SEEDS", "2"))
 SEED = os.environ.get("SEED")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
-        seeds = [int(SEED)] if SEED else range(SEEDS)
+        slow = metafunc.definition.get_closest_marker("slow")
+        seeds = [int(SEED)] if SEED else range(max(1, SEEDS // 10) if slow else SEEDS)
         metafunc.parametrize("seed", seeds, ids=[f"seed={seed}" for seed in seeds])
 
 

@@ -2,6 +2,7 @@
 wire. Bounds in seconds are of virtual time.
 """
 
+import gc
 import logging
 import random
 import tracemalloc
@@ -16,6 +17,8 @@ from trio.testing import MockClock
 from covey.bus import wire
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
+from covey.cluster import cluster as cluster_module
+from covey.cluster import exchange, relaying
 from covey.cluster.cluster import NetworkConfig
 from covey.cluster.invites import parse_invite
 from covey.contracts.auth import Actor
@@ -405,3 +408,51 @@ async def test_wall_clocks_that_jump(autojump_clock: MockClock, seed: int) -> No
         await cluster.join("late", run=[WHERE_ROLE])
         await cluster.linked()
         assert [one.reconnects for one in nodes[0].cluster.links()] == [0, 1, 0]
+
+
+# A long time
+
+
+@pytest.mark.slow
+async def test_a_day_of_churn_leaves_nothing_behind(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """A link breaks, stalls or is cut every minute or so for 24 hours; a process dies now and then."""
+    # The same work, with fewer looks at nothing: they would be nearly all that the day consists of.
+    for module, name in (
+        (exchange, "LOOK_SECONDS"),
+        (relaying, "LOOK_SECONDS"),
+        (cluster_module, "LOOK_AT_INTERFACES_SECONDS"),
+    ):
+        monkeypatch.setattr(module, name, 10.0)
+    caplog.set_level(logging.CRITICAL)  # pytest keeps what is logged
+    seldom = NetworkConfig(ping_seconds=15, dead_seconds=30)
+    chance, faults = random.Random(seed), 0
+    sizes: list[tuple[int, int]] = []
+    async with open_memory_cluster(seed=seed, config=seldom) as cluster:
+        nodes = await grown(cluster, 3)
+        for hour in range(1, 25):
+            while trio.current_time() < 3_600 * hour:
+                one, other = chance.sample(nodes, 2)
+                fault = chance.choice(["drop", "drop", "cut", "one way", "freeze", "restart"])
+                if fault == "drop":
+                    cluster.network.drop(one.machine, other.machine)
+                elif fault == "freeze":
+                    cluster.network.freeze(one.machine)
+                elif fault == "restart":
+                    await cluster.restart(one)
+                else:
+                    cluster.network.cut(one.machine, other.machine, one_way=fault == "one way")
+                await trio.sleep(chance.choice([1, 5, 30, 100]) * chance.random())
+                await heal(cluster)
+                await trio.sleep(chance.uniform(3, 60))
+                faults += 1
+            if hour in (2, 24):
+                await cluster.linked()
+                await trio.sleep(30)
+                gc.collect()
+                sizes.append((await tasks(), len(gc.get_objects())))
+    (tasks_early, objects_early), (tasks_late, objects_late) = sizes
+    assert faults > 1_000
+    assert tasks_late == tasks_early
+    assert objects_late - objects_early < 0.02 * objects_early

@@ -33,8 +33,10 @@ from covey.cluster.cluster import Cluster, NetworkConfig
 from covey.cluster.invites import Invite, parse_invite
 from covey.cluster.joining import join
 from covey.contracts.auth import Actor
+from covey.contracts.cluster import EXCHANGE_ADDRESSES, KnownAddresses
 from covey.contracts.membership import INVITE_NODE, InviteNode
 from covey.contracts.method import Party
+from covey.errors import CallError
 from covey.http.router import Router
 from covey.node import unwrapped
 from covey.roles.auth.config import AuthConfig
@@ -55,6 +57,10 @@ CHEAP_AUTH: RunRole = (AUTH, AuthConfig(argon2_memory_kibibytes=8, argon2_passes
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 0.1
 """Of real time."""
+
+
+NOTHING_NEW = KnownAddresses({})
+ANSWER_SECONDS = 2.0
 
 
 class NotLinked(AssertionError):
@@ -350,26 +356,45 @@ class MemoryCluster:
             found += [f"{node.name} has no link to {others[peer].name}" for peer in others.keys() - up]
             found += [f"{node.name} is linked to {peer}" for peer in up - others.keys()]
             for other in others.values():
-                number = self.network.connections(node.machine, other.machine)
-                if node.name < other.name and number != 1:
-                    found.append(f"{number} connections between {node.name} and {other.name}")
+                if node.name < other.name and (wrong := _connection_trouble(node, other)):
+                    found.append(f"{wrong} between {node.name} and {other.name}")
         return found
 
     async def linked(self, nodes: Sequence[MemoryNode] | None = None, *, within_seconds: float = 60.0) -> float:
-        """Wait until each of the nodes (default: all running members) has exactly one link to each other.
+        """Wait until each of the nodes (default: all running members) has one link to each other, and is answered.
 
         Returns:
-            After how many seconds.
+            After how many seconds they had.
 
         Raises:
             NotLinked: it did not happen within that time.
         """
         began = trio.current_time()
-        while trouble := self.trouble(nodes):
-            if trio.current_time() - began > within_seconds:
+        while True:
+            trouble, took = self.trouble(nodes), trio.current_time() - began
+            if not trouble and not (trouble := await self._silence(self.members() if nodes is None else nodes)):
+                return took
+            if took > within_seconds:
                 raise NotLinked("; ".join(trouble))
             await trio.sleep(LOOK_SECONDS)
-        return trio.current_time() - began
+
+    async def _silence(self, nodes: Sequence[MemoryNode]) -> list[str]:
+        """Who does not answer whom: a link may be up and its other end gone."""
+        found: list[str] = []
+
+        async def ask(node: MemoryNode, other: MemoryNode) -> None:
+            try:
+                bus = node.bus.stamped("member")
+                await bus.call(EXCHANGE_ADDRESSES, NOTHING_NEW, to=other.peer_id, timeout_seconds=ANSWER_SECONDS)
+            except CallError as error:
+                found.append(f"{other.name} does not answer {node.name}: {error}")
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                for other in nodes:
+                    if other is not node:
+                        nursery.start_soon(ask, node, other)
+        return found
 
 
 @asynccontextmanager
@@ -391,6 +416,14 @@ async def open_memory_cluster(
             for node in cluster.nodes.values():
                 if node.running:
                     await cluster.stop(node)
+
+
+def _connection_trouble(node: MemoryNode, other: MemoryNode) -> str:
+    here = node.host.connections(other.peer_id) if node.host else set[object]()
+    there = other.host.connections(node.peer_id) if other.host else set[object]()
+    if here != there:
+        return "a connection that one end has closed"
+    return "" if len(here) == 1 else f"{len(here)} connections"
 
 
 class _Patience:

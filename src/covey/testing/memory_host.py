@@ -82,6 +82,11 @@ class MemoryHost:
         for stream in list(self._streams.pop(peer, ())):
             stream.connection.breaks()
 
+    def connections(self, peer: PeerId) -> set[object]:
+        """What connects this end with a peer, and is not closed here; the other end has the same objects."""
+        streams = self._streams.get(peer, ())
+        return {stream.connection for stream in streams if stream.is_open and stream.connection.flows}
+
     async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> tuple[trio.abc.Stream, str]:
         """See `Host.dial`."""
         return await self._dial(peer, addresses, "rpc")

@@ -127,7 +127,9 @@ class MemoryNetwork:
         quality = self._qualities.get((a, b), self._quality)
         if quality == PERFECT:
             return 0.0
-        source = self._randoms.setdefault((a, b), random.Random(f"{self._seed} {a} {b}"))  # noqa: S311 - a simulation
+        source = self._randoms.get((a, b))
+        if source is None:
+            source = self._randoms[a, b] = random.Random(f"{self._seed} {a} {b}")  # noqa: S311 - a simulation
         lost, jitter = source.random() < quality.loss, source.uniform(0, quality.jitter_seconds)
         return math.inf if lost else quality.delay_seconds + jitter
 
@@ -216,6 +218,12 @@ class _Connection:
         """Neither end hears anything any more, not even that."""
         self.ends = MemoryStream(self, there, back), MemoryStream(self, back, there)
 
+    @property
+    def flows(self) -> bool:
+        """Whether both ends hear each other."""
+        a, b = self.peers
+        return not (self.broken or self.silent) and self.network.flows(a, b) and self.network.flows(b, a)
+
     def breaks(self) -> None:
         """Both ends get `BrokenResourceError` from now on."""
         self.broken = True
@@ -240,6 +248,11 @@ class MemoryStream(trio.abc.Stream):
         self._in = incoming
         self._sending = False
         self._receiving = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this end was neither closed nor broken; what the other end thinks, it cannot know."""
+        return not self._out.closed and not self.connection.broken
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `trio.abc.SendStream.send_all`; waits while `IN_FLIGHT_BYTES_MAX` are under way."""
