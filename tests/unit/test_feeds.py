@@ -50,6 +50,35 @@ async def node(kv: MemoryStore, *, clock: FixedClock | None = None, found: bool 
         yield feeds
 
 
+async def test_a_network_whose_recovery_key_nobody_saw_is_founded_again() -> None:
+    """A first start that failed, as where the port is taken: the key was in that process's memory alone."""
+    kv = Shelf()
+    async with node(kv) as feeds:
+        first = feeds.network_id
+    async with node(kv) as feeds:
+        assert feeds.recovery_key is not None
+        second = feeds.network_id
+        assert second != first
+        assert feeds.heads() == {feeds.own("members"): 1}
+        assert check_reader(feeds.reader).problems == ()
+        await feeds.recovery_key_shown()
+    async with node(kv) as feeds:
+        assert (feeds.network_id, feeds.recovery_key) == (second, None)
+
+
+@pytest.mark.parametrize("used", ["an entry", "a row of this node's own"])
+async def test_a_network_that_was_used_stays_whoever_saw_its_recovery_key(used: str) -> None:
+    kv = Shelf()
+    async with node(kv) as feeds:
+        network_id = feeds.network_id
+        if used == "an entry":
+            await feeds.append(lambda _: (SessionEnd(b"s"),))
+    if used != "an entry":
+        kv.write([(b"l/auth/invite/1", b"")])
+    async with node(kv) as feeds:
+        assert (feeds.network_id, feeds.recovery_key) == (network_id, None)
+
+
 async def test_founding_admits_the_founder_and_shows_the_recovery_key_once() -> None:
     kv = Shelf()
     async with node(kv) as feeds:

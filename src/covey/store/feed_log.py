@@ -16,6 +16,8 @@ INCARNATION_KEY = b"l/feeds/incarnation"
 """Which of its own feeds this node writes. Where it is missing (a restored backup) a new incarnation begins."""
 CLOCK_KEY = b"l/feeds/clock"
 """The highest clock that this node has seen, 8 bytes: wall time may go backwards over a restart."""
+UNSEEN_KEY = b"l/feeds/unseen"
+"""There from founding a network until somebody was shown its recovery key."""
 
 encode_head = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode

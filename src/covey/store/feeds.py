@@ -20,6 +20,7 @@ from covey.store.feed_log import (
     CLOCK_KEY,
     GENESIS_KEY,
     INCARNATION_KEY,
+    UNSEEN_KEY,
     read_entries,
     read_heads,
     rebuild_view,
@@ -28,7 +29,7 @@ from covey.store.feed_log import (
 from covey.store.genesis import found, network_hash, read_genesis
 from covey.store.hybrid_clock import tick
 from covey.store.identity import Identity
-from covey.store.kv import Batch, Reader, StoreError
+from covey.store.kv import FORMAT_KEY, Batch, Reader, StoreError
 from covey.store.membership import AUTHOR_ROLE, DEPENDS_ON, may_author
 from covey.store.rows import MemberRow
 from covey.store.view import VIEW_KEY, VIEW_VERSION, View
@@ -156,6 +157,10 @@ class Feeds:
         """The last sequence number of every feed that this node holds."""
         return {feed: head.seq for feed, head in read_heads(self._store.reader).items()}
 
+    async def recovery_key_shown(self) -> None:
+        """Say that a person is shown the recovery key now: the network that it belongs to is there to stay."""
+        await self._store.commit(lambda _: ([(UNSEEN_KEY, None)], None))
+
     async def append(self, decide: Decide) -> Receipt:
         """Decide on the current view, and write what was decided. Durable on this node's disk when it returns.
 
@@ -217,7 +222,8 @@ async def open_feeds(
         clock: wall time.
         node_name: what the founding node is called.
         roles: what the founding node is admitted with, and an auth node from now on where it has gained a role.
-        found: begin a network where the store holds none. `Feeds.recovery_key` is then to be shown, once.
+        found: begin a network where the store holds none, or one that is still empty and whose recovery key nobody
+            was shown (a first start that failed). `Feeds.recovery_key` is then to be shown, once.
 
     Raises:
         CallError: `not_found` (`no_network`): there is none, and `found` is false; `forbidden`: this node's key is
@@ -245,11 +251,16 @@ async def open_feeds(
 def _open(reader: Reader, identity: Identity, now: float, *, may_found: bool) -> tuple[Batch, _Opened]:
     genesis, recovery_key = reader.get(GENESIS_KEY), None
     changes: list[tuple[bytes, bytes | None]] = []
+    if may_found and (stillborn := _stillborn(reader, identity)):
+        changes += [(key, None) for key in stillborn]
+        reader = Overlay(reader)
+        reader.put(changes)
+        genesis = None
     if genesis is None:
         if not may_found:
             raise CallError("not_found", "This node belongs to no network yet: `covey join` one.", reason="no_network")
         genesis, recovery_key = found(identity.peer_id, now)
-        changes += [(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode())]
+        changes += [(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode()), (UNSEEN_KEY, b"")]
     else:
         changes += _upgrade_view(reader)
     incarnation = reader.get(INCARNATION_KEY)
@@ -257,6 +268,18 @@ def _open(reader: Reader, identity: Identity, now: float, *, may_found: bool) ->
         incarnation = secrets.token_hex(8).encode()
         changes.append((INCARNATION_KEY, incarnation))
     return changes, _Opened(genesis, incarnation.decode(), recovery_key)
+
+
+def _stillborn(reader: Reader, founder: Identity) -> list[bytes]:
+    """Every key of a network that holds nothing but its founding by this node, and whose recovery key nobody was
+    shown: the start that founded it failed. Going on with it would mean to do without the key for ever.
+    """
+    genesis = reader.get(GENESIS_KEY)
+    if reader.get(UNSEEN_KEY) is None or genesis is None or read_genesis(genesis).founder != founder.peer_id:
+        return []
+    entries = sum(1 for _ in reader.scan(b"e/", limit=2))
+    corner = any(not key.startswith(b"l/feeds/") for key, _ in reader.scan(LOCAL_PREFIX))
+    return [] if entries > 1 or corner else [key for key, _ in reader.scan(b"") if key != FORMAT_KEY]
 
 
 def _upgrade_view(reader: Reader) -> Batch:

@@ -60,6 +60,8 @@ class Setup:
     async def take_recovery_key(self, caller: Caller, request: Nothing) -> RecoveryKey:
         """Serve TAKE_RECOVERY_KEY."""
         taken, self._recovery_key = self._recovery_key, ""
+        if taken:
+            await self._realm.feeds.recovery_key_shown()
         return RecoveryKey(taken)
 
     async def set_up(self, caller: Caller, request: SetUp) -> SessionGrant:
