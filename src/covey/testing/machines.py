@@ -9,6 +9,7 @@ seconds that importing libp2p takes. Every other ends with it, and it ends with 
 """
 
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -120,7 +121,7 @@ def other_machines() -> Generator[Machines, None, None]:
 
 
 def _fork_on_order() -> None:
-    import covey.transport.libp2p.host  # noqa: F401 - what takes long is done before the first fork
+    importlib.import_module("covey.transport.libp2p.host")  # what takes long is done before the first fork
 
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children

@@ -14,8 +14,8 @@ from covey.dialects import openai
 from covey.errors import CallError
 from covey.http import sse
 from covey.http.asgi import ClientGone, Headers, Receive, Scope, Send, header, leaving_with_client, read_body, respond
-from covey.http.problems import headers_of, openai_body, status_of
 from covey.http.credential import credential
+from covey.http.problems import headers_of, openai_body, status_of
 from covey.roles.gateway.admission import Admission, refusal
 from covey.roles.gateway.completions import Completion, Completions
 from covey.roles.gateway.limits import headers as limit_headers
