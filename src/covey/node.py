@@ -295,8 +295,8 @@ async def _open_role(role: Role, config: Config, base: _Base, info: NodeInfo) ->
     except Exception as error:
         if error is passing:
             raise
-        if passing is not None and isinstance(passing, Exception) and any(leaf is passing for leaf in leaves(error)):
-            raise passing from None  # the role's nursery wrapped it
+        if isinstance(passing, Exception) and not {*map(id, leaves(passing))}.isdisjoint(map(id, leaves(error))):
+            raise passing from passing.__cause__  # the role's nursery wrapped it
         raise RoleCrashed(role.name, error) from error
 
 
