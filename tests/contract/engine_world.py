@@ -194,7 +194,8 @@ async def ollama_world(model: Path) -> AsyncGenerator[World, None]:
         await reachable(port)
         config = OllamaConfig(f"http://127.0.0.1:{port}", refresh_seconds=0.2)
         backend = await stack.enter_async_context(open_ollama(config, BackendParts(model.parent, Metrics())))
-        yield World(backend, name, slots_probe(url), server.kill, exact=False)
+        # This proxy notices that somebody left only once it has something to tell them: after the whole prompt.
+        yield World(backend, name, slots_probe(url), server.kill, batch_tokens=sys.maxsize, exact=False)
 
 
 async def reachable(port: int) -> None:

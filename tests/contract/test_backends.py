@@ -113,7 +113,7 @@ async def seconds_of_a_step(world: World, where: str) -> float:
         return (trio.current_time() - started_at) / 8
     usage = (await world.ask(world.request(f"Well, {LONG}", max_tokens=1))).deltas[-1].usage
     assert usage is not None
-    return (trio.current_time() - started_at) / (usage.prompt_tokens / world.batch_tokens)
+    return (trio.current_time() - started_at) / max(usage.prompt_tokens / world.batch_tokens, 1)
 
 
 async def cancel_in(world: World, where: str, attempt: int) -> None:

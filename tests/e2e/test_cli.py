@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -95,6 +96,40 @@ def test_a_taken_port_is_one_line(place: Place) -> None:
 def test_a_folder_that_is_a_file_is_one_line(place: Place) -> None:
     place.data.write_text("not a folder")
     assert str(place.data) in one_line(place.covey("up", "--listen", "127.0.0.1:0", code=1))
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(place: Place) -> None:
+    for option in ("--data", "--config", "--ready-file"):
+        assert "name a path" in one_line(place.covey("up", option, "", code=2))
+
+
+@pytest.mark.parametrize("runtime", ["missing", "relative", "a file", "too long", "unset"])
+def test_a_runtime_folder_that_does_not_serve_is_done_without(tmp_path: Path, runtime: str) -> None:
+    """`su`, cron, containers: XDG_RUNTIME_DIR may name a folder that is not there, or is somebody else's."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / ("l" * 120)).mkdir()
+    folders = {
+        "missing": str(tmp_path / "missing"),
+        "relative": "run",
+        "a file": str(tmp_path / "file"),
+        "too long": str(tmp_path / ("l" * 120)),
+        "unset": "",
+    }
+    with running_node(tmp_path / "node", environment={"XDG_RUNTIME_DIR": folders[runtime]}) as node:
+        assert node.json("status")["peer_id"] == node.peer_id
+    assert not (tmp_path / "missing").exists()
+
+
+def test_closed_standard_streams_are_no_bug(node: NodeProcess) -> None:
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {shlex.join([*COVEY, 'users', 'list'])} {closed}"],
+            capture_output=True,
+            text=True,
+            env=node.place.environment,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_public_address_is_refused_without_tls(place: Place) -> None:
@@ -280,6 +315,7 @@ def test_configuration_is_shown_as_it_is_in_effect(place: Place, tmp_path: Path)
 
 
 def test_doctor(node: NodeProcess, place: Place) -> None:
+    place.config.write_text(ECHO + '[http]\nlisten = "127.0.0.1:0"\n')  # the usual port may be somebody else's
     findings = {one["name"]: one for one in place.json("doctor", "--config", str(place.config))}
     assert findings["python"]["level"] == "ok"
     assert findings["node"]["level"] == "warn"
