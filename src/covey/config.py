@@ -7,7 +7,8 @@ Looked for in `--config`, else the user's configuration folder, else nothing: th
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -17,11 +18,13 @@ import msgspec
 from covey import plugins
 from covey.backends.base import Plugged
 from covey.cluster.cluster import NetworkConfig
+from covey.cluster.host import NOWHERE
 from covey.errors import CallError
 from covey.folders import default_config_path
-from covey.http.server import HttpConfig
+from covey.http.server import HttpConfig, parse_listen
 from covey.nearest import suggestion
 from covey.roles.base import Role
+from covey.transport.libp2p import addresses
 
 FILE_BYTES_MAX = 1024 * 1024
 DEFAULT_ROLES = ("auth", "inference", "gateway", "web")
@@ -126,11 +129,14 @@ def build(
         raise CallError("invalid", f"{source}: [node] name takes letters, digits, '.', '_' and '-', up to 63 of them.")
     if len(set(node.roles)) != len(node.roles):
         raise CallError("invalid", f"{source}: [node] roles must name each role once.")
+    for refused in _refused_addresses(base):
+        raise CallError("invalid", f"{source}: {refused}")
     roles: dict[str, tuple[Role, msgspec.Struct]] = {}
     for name in dict.fromkeys(
         (*(node.roles or DEFAULT_ROLES), *(name for name in merged if name not in _BASE and name != "backends"))
     ):
-        role = plugins.load_role(name)
+        with _told_of(source, "[node] roles" if name in node.roles else f"[{name}]"):
+            role = plugins.load_role(name)
         roles[name] = role, _convert(_table(merged, name, source), role.config, name, source)
     return Config(
         node=node,
@@ -155,10 +161,42 @@ def _backends(
     wanted = [name for _, config in roles for name in backends_of(config)]
     plugged: dict[str, Plugged] = {}
     for name in dict.fromkeys((*wanted, *tables)):
-        plugin = plugins.load_backend(name)
+        with _told_of(source, f"[backends.{name}]" if name in tables else "[inference] backends"):
+            plugin = plugins.load_backend(name)
         settings = _convert(_table(tables, name, source), plugin.config, f"backends.{name}", source)
         plugged[name] = Plugged(plugin, settings)
     return plugged
+
+
+@contextmanager
+def _told_of(source: str, where: str) -> Generator[None, None, None]:
+    """Say in which file, and where in it, a name stands that is refused."""
+    try:
+        yield
+    except CallError as error:
+        raise CallError(error.code, f"{source}: {where}: {error.message}") from error
+
+
+def _refused_addresses(base: Mapping[str, msgspec.Struct]) -> Iterator[str]:
+    """What is wrong with the addresses, which would otherwise fail only once they are used: at the first invite."""
+    network, telemetry = cast(NetworkConfig, base["network"]), cast(TelemetryConfig, base["telemetry"])
+    places: list[tuple[str, Callable[[str], object], str]] = [
+        ("[http] listen", parse_listen, cast(HttpConfig, base["http"]).listen),
+        *(("[telemetry] listen", parse_listen, text) for text in (telemetry.listen,) if text),
+        *(
+            ("[network] listen", addresses.parse_listen, text)
+            for text in (network.listen,)
+            if text not in ("", NOWHERE)
+        ),
+        *(("[network] announce", addresses.parse_address, text) for text in network.announce),
+    ]
+    for where, parse, text in places:
+        try:
+            parse(text)
+        except CallError as error:
+            yield f"{where}: {error.message}"
+        except ValueError as error:
+            yield f"{where}: {error}."
 
 
 def _table(tables: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
@@ -181,6 +219,9 @@ def _convert(table: dict[str, Any], kind: type[S], name: str, source: str) -> S:
         if unknown := re.search(r"unknown field `([^`]+)`", message):
             near = suggestion(unknown[1], _nested_keys(kind))
             raise CallError("invalid", f"{source}: [{name}] {key}: {unknown[1]} is not a known key{near}.") from error
+        chosen = next((one.type for one in msgspec.structs.fields(kind) if one.encode_name == key), None)
+        if message.startswith("Invalid enum value") and (choices := get_args(chosen)):
+            message = f"{message}: write {', '.join(map(str, choices[:-1]))} or {choices[-1]}"
         plain = message.replace("`", "")
         raise CallError("invalid", f"{source}: [{name}] {key}: {plain[0].lower()}{plain[1:]}.") from error
     _refuse_negative(made, name, source)
