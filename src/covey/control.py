@@ -26,7 +26,7 @@ from covey.contracts.registry import AnyMethod, contracts
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
-from covey.transport.unix import dial_unix, serve_unix
+from covey.transport.unix import PATH_BYTES_MAX, dial_unix, serve_unix
 
 if TYPE_CHECKING:  # the command line's own import: it must be quick
     from covey.roles.base import Lifecycle
@@ -44,11 +44,25 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 def socket_path(folder: Path) -> Path:
-    """Where the node of a data folder listens: a short name that two folders never share."""
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = Path(runtime) / "covey" if runtime else Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
-    return base / f"{name}.sock"
+    """Where the node of a data folder listens: a short name that two folders never share.
+
+    In the user's runtime folder, where there is one that serves: `su` and `sudo` keep the variable of somebody else's,
+    and a service or a container may name one that does not exist. The data folder's pointer tells which it was.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16] + ".sock"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    own = runtime / "covey" / name
+    if _serves(runtime) and len(os.fsencode(own)) <= PATH_BYTES_MAX:
+        return own
+    return Path(tempfile.gettempdir()) / f"covey-{os.getuid()}" / name
+
+
+def _serves(runtime: Path) -> bool:
+    try:
+        mine = runtime.is_absolute() and runtime.is_dir() and runtime.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+    return mine and os.access(runtime, os.W_OK | os.X_OK)
 
 
 def relay(bus: Bus) -> Bus:
