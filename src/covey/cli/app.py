@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -44,6 +45,7 @@ def root() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line to its exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
     settings = Settings()
+    _open_closed_streams()
     try:
         code = root.main(list(arguments), prog_name="covey", standalone_mode=False, obj=settings)
         sys.stdout.flush()
@@ -58,6 +60,13 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the last resort of the program
         return _report(error, verbose=settings.verbose)
     return code if isinstance(code, int) else DONE
+
+
+def _open_closed_streams() -> None:
+    # `covey status >&-`: Python has no stream then, and the next file that is opened would be standard output.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _report(error: BaseException, *, verbose: bool) -> int:

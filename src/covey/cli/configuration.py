@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from covey.cli.output import print_json
+from covey.cli.values import FILE_PATH
 from covey.cli.verbs import Verbs, json_option
 from covey.folders import default_config_path
 
@@ -23,7 +24,7 @@ def config() -> None:
 
 
 @config.command("check")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=FILE_PATH)
 @json_option
 def check(file: Path | None, *, as_json: bool) -> None:
     """Check FILE, or the user's own file: every key, every value."""
@@ -34,11 +35,12 @@ def check(file: Path | None, *, as_json: bool) -> None:
         print_json({"source": loaded.source, "roles": loaded.node.roles, "backends": list(loaded.backends)})
         return
     backends = f"; back ends: {', '.join(loaded.backends)}" if loaded.backends else ""
-    click.echo(f"{_named(loaded)}: all is well. Roles: {', '.join(loaded.node.roles)}{backends}.")
+    roles = ", ".join(loaded.node.roles) or "all, or those that this machine was invited for"
+    click.echo(f"{_named(loaded)}: all is well. Roles: {roles}{backends}.")
 
 
 @config.command("show")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=FILE_PATH)
 @json_option
 def show(file: Path | None, *, as_json: bool) -> None:
     """Show every key with the value in effect, as TOML. Secrets are left out."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covey.cli.output import open_console, plain, print_json
+from covey.cli.values import FILE_PATH
 from covey.cli.verbs import Settings, json_option, verb
 from covey.errors import CallError
 
@@ -16,7 +17,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @verb("doctor")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="roles.toml, or JSON.")
+@click.option("--config", "config_path", type=FILE_PATH, metavar="FILE", help="roles.toml, or JSON.")
 @json_option
 @click.pass_obj
 def doctor(settings: Settings, *, config_path: Path | None, as_json: bool) -> None:

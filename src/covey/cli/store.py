@@ -13,7 +13,7 @@ import click
 
 from covey.cli.asking import ask_node
 from covey.cli.output import moment, print_json
-from covey.cli.values import read_secret
+from covey.cli.values import FILE_PATH, read_secret
 from covey.cli.verbs import Settings, Verbs, json_option
 from covey.errors import CallError
 
@@ -52,7 +52,7 @@ def check(settings: Settings, *, as_json: bool) -> None:
 
 
 @store.command("backup")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE_PATH)
 @passphrase_option
 @json_option
 @click.pass_obj
@@ -73,7 +73,7 @@ def backup(settings: Settings, file: Path, *, passphrase_file: str | None, as_js
 
 
 @store.command("restore")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE_PATH)
 @passphrase_option
 @json_option
 @click.pass_obj

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from covey.cli.values import FILE_PATH
 from covey.cli.verbs import Settings, verb
 from covey.errors import CallError
 
@@ -37,16 +38,12 @@ class Signals:
 
 _OPTIONS = (
     click.option("--role", "--wtype", "roles", multiple=True, metavar="R", help="Run this role; once for each."),
-    click.option(
-        "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="roles.toml, or JSON."
-    ),
+    click.option("--config", "config_path", type=FILE_PATH, metavar="FILE", help="roles.toml, or JSON."),
     click.option(
         "--listen", metavar="HOST:PORT", help="Where the API and the dashboard listen; port 0 takes a free one."
     ),
     click.option("--name", metavar="N", help="This node's name.  [default: the machine's]"),
-    click.option(
-        "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Written once the node is ready."
-    ),
+    click.option("--ready-file", type=FILE_PATH, metavar="PATH", help="Written once the node is ready."),
     click.option("--allow-plain-http", is_flag=True, help="Listen on a public address without TLS."),
     click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
     click.option("--log-style", type=click.Choice(["text", "json"])),

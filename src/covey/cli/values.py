@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +11,22 @@ from covey.errors import CallError
 
 SECRET_FILE_BYTES_MAX = 4_096
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class FilePath(click.Path):
+    """A type for options: a path. An empty one is refused: `--data "$UNSET"` would mean the folder one is in."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's."""
+        if value == "":
+            self.fail("it is empty: name a path.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE_PATH = FilePath()
 
 
 def duration(text: str) -> int:

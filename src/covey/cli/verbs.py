@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from covey.cli.values import FILE_PATH
 from covey.folders import default_data_folder
 from covey.nearest import suggestion
 
@@ -46,7 +47,7 @@ def _common() -> list[click.Parameter]:
     return [
         click.Option(
             ["--data"],
-            type=click.Path(path_type=Path, file_okay=True),
+            type=FILE_PATH,
             metavar="DIR",
             expose_value=False,
             callback=_store_data,
