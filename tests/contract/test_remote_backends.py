@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,15 @@ async def serving(kind: str, *answers: bytes, stall: bool = False) -> AsyncItera
             server.models = b'{"models": [{"model": "m"}]}'
             opened = open_ollama(OllamaConfig(server.url, first_token_seconds=0.5, idle_seconds=0.3), PARTS)
         async with opened as backend:
+            await until_asked(backend)
             yield backend, server
+
+
+async def until_asked(backend: Backend) -> None:
+    """A busy machine may take longer than a start waits."""
+    with trio.fail_after(10):
+        for one in getattr(backend, "_servers", [backend]):
+            await one.asked.wait()
 
 
 async def ask(backend: Backend, answer: Answer | None = None) -> Answer:
@@ -342,9 +350,46 @@ print(*sorted({{"ollama", "pydantic"}} & set(sys.modules)))
 
 
 async def test_an_address_that_is_none_is_told() -> None:
-    with pytest.raises(CallError, match="is no URL"):
-        async with open_ollama(OllamaConfig("http://here:port"), PARTS):
-            pass
+    for url in ("http://here:port", "ftp://here", "http://", ""):
+        with pytest.raises(CallError, match="is no URL"):
+            async with open_ollama(OllamaConfig(url), PARTS):
+                pass
+
+
+@kinds
+@pytest.mark.parametrize("answer", [None, b"\x00\xff no HTTP\r\n\r\n", reply(200, b"<html>", "text/html")])
+async def test_a_server_that_is_none_neither_delays_the_start_nor_goes_unsaid(
+    kind: str, answer: bytes | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: a start that waits for the first answer takes as long as `LIST_SECONDS`."""
+    monkeypatch.setattr(f"covey.backends.{kind}.LIST_SECONDS", 3.0)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            if answer is None:
+                await trio.sleep_forever()
+            await stream.receive_some()
+            await stream.send_all(answer)
+            await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        if kind == "openai":
+            upstream = Upstream(name="it", base_url=f"{url}/v1")
+            opened = open_openai(OpenAiConfig((upstream,), refresh_seconds=0.05), PARTS)
+        else:
+            opened = open_ollama(OllamaConfig(url, refresh_seconds=0.05), PARTS)
+        began = trio.current_time()
+        async with opened as backend:
+            assert trio.current_time() - began < 2.5
+            await until_asked(backend)
+            await trio.sleep(0.2)  # it is asked some more times
+            assert backend.models() == ()
+        nursery.cancel_scope.cancel()
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("covey.")]
+    assert len(said) == 1, said
 
 
 async def test_no_ollama_fetches_nothing() -> None:

@@ -33,6 +33,10 @@ OLLAMA_PORT = 11434
 MODELS_MAX = 500
 CAPABILITIES = {"completion": "chat", "embedding": "embed"}
 """Ollama's words and ours."""
+FIRST_SECONDS = 1.0
+"""How long a node that starts waits for the models: a server that hangs must not keep it from starting."""
+LIST_SECONDS = 7.0
+"""The longest that Ollama may take to say which models it has, or what one can do."""
 QUIET_SECONDS_MAX = 300.0
 """A server that is not there is asked ever more rarely, down to this."""
 
@@ -77,6 +81,9 @@ class OllamaBackend:
         self._details: dict[str, Details] = {}
         self._running: dict[str, int] = {}
         self._reachable = False
+        self._strange = False
+        self.asked = trio.Event()
+        """Set once it was asked for its models, whatever came of it."""
 
     def models(self) -> tuple[ModelStatus, ...]:
         """See `Backend.models`. An unreachable server has none."""
@@ -155,25 +162,34 @@ class OllamaBackend:
                 return
             self._client = await trio.to_thread.run_sync(open_ollama_client, self._config)
         try:
-            with trio.fail_after(self._config.connect_seconds + 5), translated():
+            with trio.fail_after(LIST_SECONDS), translated():
                 listed = await self._found().list()
         except (CallError, trio.TooSlowError) as error:
-            if self._reachable:
-                log.warning("Ollama at %s is gone (%s); looking for it quietly.", self._config.url, error)
-            self._reachable, self._models = False, ()
+            self._lose(error)
             return
         if not self._reachable:
             log.info("Found Ollama at %s with %d models.", self._config.url, len(listed.models))
-        self._reachable = True
+        self._reachable, self._strange = True, False
         self._models = tuple(sorted({model.model for model in listed.models if model.model})[:MODELS_MAX])
         self._details = {
             name: self._details[name] if name in self._details else await self._look_up(name) for name in self._models
         }
 
+    def _lose(self, error: Exception) -> None:
+        why = error.message if isinstance(error, CallError) else "it does not answer"
+        if self._reachable:
+            log.warning("Ollama at %s is gone (%s); looking for it quietly.", self._config.url, why)
+        elif not self._strange and not (isinstance(error, CallError) and error.reason == "unreachable"):
+            self._strange = True
+            log.warning(
+                "What listens at %s is no Ollama, or not well (%s); looking for it quietly.", self._config.url, why
+            )
+        self._reachable, self._models = False, ()
+
     async def _look_up(self, name: str) -> "Details":
         """What Ollama says of a model; what any model is like, where it does not say."""
         try:
-            with trio.fail_after(self._config.connect_seconds + 5), translated():
+            with trio.fail_after(LIST_SECONDS), translated():
                 shown = await self._found().show(name)
         except (CallError, trio.TooSlowError):
             return Details()
@@ -198,8 +214,9 @@ class OllamaBackend:
         """Refresh for ever; ever more rarely while nobody is there."""
         pause = self._config.refresh_seconds
         while True:
-            await trio.sleep(pause)
             await self.refresh()
+            self.asked.set()
+            await trio.sleep(pause)
             pause = self._config.refresh_seconds if self._reachable else min(pause * 1.5, QUIET_SECONDS_MAX)
 
 
@@ -248,24 +265,33 @@ def _absent() -> CallError:
 
 
 async def anybody_at(url: str, seconds: float) -> bool:
-    """Whether something takes connections there, in time; the URL may lack its scheme, as in `OLLAMA_HOST`.
+    """Whether something takes connections there, in time; errors as `server_of`."""
+    host, port = server_of(url)
+    try:
+        with trio.fail_after(seconds):
+            stream = await trio.open_tcp_stream(host, port)
+    except (OSError, trio.TooSlowError):
+        return False
+    await stream.aclose()
+    return True
+
+
+def server_of(url: str) -> tuple[str, int]:
+    """Host and port of a URL, which may lack its scheme, as in `OLLAMA_HOST`.
 
     Raises:
-        CallError: `invalid`: it is no URL.
+        CallError: `invalid`: it is no URL of a web server.
     """
     plain = "://" not in url
     try:
         parsed = httpx.URL(f"http://{url}" if plain else url)
     except httpx.InvalidURL as error:
         raise CallError("invalid", f"[backends.ollama] url {url[:200]!r} is no URL ({error}).") from error
-    port = parsed.port or (OLLAMA_PORT if plain else 443 if parsed.scheme == "https" else 80)
-    try:
-        with trio.fail_after(seconds):
-            stream = await trio.open_tcp_stream(parsed.host, port)
-    except (OSError, trio.TooSlowError):
-        return False
-    await stream.aclose()
-    return True
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise CallError(
+            "invalid", f"[backends.ollama] url {url[:200]!r} is no URL like http://127.0.0.1:{OLLAMA_PORT}."
+        )
+    return parsed.host, parsed.port or (OLLAMA_PORT if plain else 443 if parsed.scheme == "https" else 80)
 
 
 def refusal(status: int, message: str) -> CallError:
@@ -303,12 +329,18 @@ def open_ollama_client(config: OllamaConfig) -> "ollama.AsyncClient":
 
 @asynccontextmanager
 async def open_ollama(config: OllamaConfig, parts: BackendParts) -> AsyncGenerator[Backend, None]:
-    """Open the back end; it is asked once before, and then again and again."""
+    """Open the back end; it is asked once before, if it answers soon, and then again and again.
+
+    Raises:
+        CallError: `invalid`: its address is none.
+    """
+    server_of(config.url)
     backend = OllamaBackend(config)
     try:
-        await backend.refresh()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.keep_fresh)
+            with trio.move_on_after(FIRST_SECONDS):
+                await backend.asked.wait()
             yield backend
             nursery.cancel_scope.cancel()
     finally:

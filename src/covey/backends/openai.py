@@ -7,7 +7,7 @@ environment is used.
 import ipaddress
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 KEY_BYTES_MAX = 4_096
 CONNECTIONS_MAX = 256
 MODELS_MAX = 2_000
+FIRST_SECONDS = 1.0
+"""How long a node that starts waits for the models: a server that hangs must not keep it from starting."""
+LIST_SECONDS = 10.0
+"""The longest that a server may take to say which models it has."""
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,6 +91,8 @@ class Server:
         self._models: dict[str, int] = {}
         self._running: dict[str, int] = {}
         self._trouble = ""
+        self.asked = trio.Event()
+        """Set once it was asked for its models, whatever came of it."""
 
     def statuses(self) -> list[ModelStatus]:
         """Its models; `failed` while it cannot be reached, so that one sees why."""
@@ -110,7 +116,12 @@ class Server:
     async def refresh(self) -> None:
         """Ask for its models; trouble is remembered, and logged when it changes."""
         try:
-            listed = msgspec.json.decode(await get_json(self._client, "models"), type=_Models).data
+            with trio.fail_after(LIST_SECONDS):
+                content = await get_json(self._client, "models")
+            listed = msgspec.json.decode(content, type=_Models).data
+        except trio.TooSlowError:
+            self._note(f"{self.upstream.name} does not answer when it is asked for its models")
+            return
         except (SilentUpstreamError, RefusedError, CallError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._note(f"{self.upstream.name} does not list its models ({said(error)})")
             return
@@ -267,7 +278,7 @@ def is_private(host: str) -> bool:
 
 @asynccontextmanager
 async def open_openai(config: OpenAiConfig, parts: BackendParts) -> AsyncGenerator[Backend, None]:
-    """Open the back end; each upstream is asked once before, and then every `refresh_seconds`.
+    """Open the back end; each upstream is asked once before, if it answers soon, and then every `refresh_seconds`.
 
     Raises:
         CallError: `invalid`: an upstream's settings are unusable.
@@ -276,11 +287,11 @@ async def open_openai(config: OpenAiConfig, parts: BackendParts) -> AsyncGenerat
     try:
         servers = [Server(upstream, client) for upstream, client in zip(config.upstreams, clients, strict=True)]
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as first:
-                for server in servers:
-                    first.start_soon(server.refresh)
             for server in servers:
-                nursery.start_soon(_keep_fresh, server.refresh, config.refresh_seconds)
+                nursery.start_soon(_keep_fresh, server, config.refresh_seconds)
+            with trio.move_on_after(FIRST_SECONDS):
+                for server in servers:
+                    await server.asked.wait()
             yield OpenAiBackend(servers)
             nursery.cancel_scope.cancel()
     finally:
@@ -289,10 +300,11 @@ async def open_openai(config: OpenAiConfig, parts: BackendParts) -> AsyncGenerat
                 await client.aclose()
 
 
-async def _keep_fresh(refresh: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def _keep_fresh(server: Server, seconds: float) -> None:
     while True:
+        await server.refresh()
+        server.asked.set()
         await trio.sleep(seconds)
-        await refresh()
 
 
 BACKEND = BackendPlugin("openai", OpenAiConfig, open_openai)
