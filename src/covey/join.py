@@ -1,7 +1,9 @@
 """`covey join`: make a data folder a member's. The node is not running yet; afterwards it starts as any other."""
 
+import shutil
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -10,15 +12,15 @@ from covey.bus.bus import Bus
 from covey.cluster.cluster import Cluster, NetworkConfig
 from covey.cluster.host import NOWHERE, open_host
 from covey.cluster.invites import Invite
-from covey.cluster.joining import join
-from covey.contracts.joining import Welcome
+from covey.cluster.joining import JoinDialer, ask, join
+from covey.contracts.joining import JoinRequest, Welcome
 from covey.errors import CallError
 from covey.store.identity import KEY_FILE, open_identity
-from covey.store.ingest import network_of
+from covey.store.ingest import ingest, network_of
 from covey.store.leveldb import DATABASE, open_leveldb
-from covey.store.rows import AccountRow
+from covey.store.rows import AccountRow, MemberRow
 from covey.store.view import View
-from covey.store.writer import open_store
+from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 from covey.version import __version__
@@ -27,7 +29,7 @@ from covey.version import __version__
 async def join_network(
     folder: Path, invite: Invite, *, name: str, network: NetworkConfig, replace: bool = False
 ) -> Welcome | None:
-    """Use an invite; `None` where this machine is a member of that very network already.
+    """Use an invite; `None` where this machine is a member of that very network already, with all that it would gain.
 
     Args:
         folder: the data folder; no node may be running on it.
@@ -38,21 +40,35 @@ async def join_network(
             aside, into a folder within it, and begin as a new machine.
 
     Raises:
-        CallError: what went wrong, and what to do.
+        CallError: what went wrong, and what to do. The folder then is what it was.
     """
-    await _make_room(folder, invite, replace=replace)
+    aside = await trio.to_thread.run_sync(partial(_make_room, folder, invite, replace=replace))
+    try:
+        return await _join(folder, invite, name, network)
+    except BaseException:
+        if aside is not None:
+            _move_back(folder, aside)
+        raise
+
+
+async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig) -> Welcome | None:
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         kv = await trio.to_thread.run_sync(open_leveldb, folder)
         stack.callback(kv.close)
         identity = await trio.to_thread.run_sync(open_identity, folder)
         store = await stack.enter_async_context(open_store(kv, metrics))
-        if network_of(store.reader) == invite.network_id.hex():
+        me = View(store.reader).get(MemberRow, identity.peer_id)
+        is_member = network_of(store.reader) == invite.network_id.hex()
+        if is_member and (me is None or me.removed or set(invite.roles) <= set(me.roles)):
             return None
         host = await stack.enter_async_context(
             open_host(identity, NOWHERE, is_member=_nobody, on_rpc=_hang_up, on_join=_hang_up)
         )
-        welcome = await join(host, store, invite, name=name, version=__version__, now=time.time())
+        if is_member:
+            welcome = await _gain(host, store, invite, name)
+        else:
+            welcome = await join(host, store, invite, name=name, version=__version__, now=time.time())
         cluster = Cluster(Bus(identity.peer_id, metrics, name=welcome.name), store, identity, network, open_host)
         await cluster.keep_roles(welcome.roles)
         issuer = PeerId(invite.issuer)
@@ -61,33 +77,55 @@ async def join_network(
         return welcome
 
 
-async def _make_room(folder: Path, invite: Invite, *, replace: bool) -> None:
-    """Refuse a folder that holds another network's state, or move that aside."""
+async def _gain(host: JoinDialer, store: Store, invite: Invite, name: str) -> Welcome:
+    """Use an invite as a member: what it is for is added to what this machine may do."""
+    request = JoinRequest(network_id=invite.network_id.hex(), secret=invite.secret, name=name, version=__version__)
+    answer, _ = await ask(host, PeerId(invite.issuer), invite.addresses, request)
+    if answer.refusal is not None:
+        raise CallError.of(answer.refusal)
+    if answer.welcome is None:
+        raise CallError("protocol", "The node that made the invite gave no answer: upgrade the older one.")
+    await ingest(store, "members", answer.welcome.members)
+    return answer.welcome
+
+
+def _make_room(folder: Path, invite: Invite, *, replace: bool) -> Path | None:
+    """Refuse a folder that holds another network's state, or move that aside; returns where to. Blocks."""
     if not (folder / DATABASE).exists():
-        return
-    kv = await trio.to_thread.run_sync(open_leveldb, folder)
-    try:
-        current = network_of(kv)
-        peopled = any(True for _ in View(kv).all(AccountRow, limit=1))
-    finally:
-        kv.close()
+        return None
+    with closing(open_leveldb(folder)) as kv:
+        current, view = network_of(kv), View(kv)
+        peopled = any(True for _ in view.all(AccountRow, limit=1))
+        me = view.get(MemberRow, open_identity(folder).peer_id)
+        # A network of its own that nobody else has joined is what a first `covey up` leaves behind: no loss.
+        joined = me is not None and not me.removed and sum(not row.removed for row in view.all(MemberRow)) > 1
     if not current or (current == invite.network_id.hex() and not replace):
-        return
-    if peopled and not replace:
+        return None
+    if (peopled or joined) and not replace:
+        what = "holds a network of its own, with accounts" if peopled else "belongs to a machine of another network"
         raise CallError(
             "conflict",
-            f"{folder} holds a network of its own, with accounts. Join with another --data folder, or with --replace:"
+            f"{folder} {what}. Join with another --data folder, or with --replace:"
             " what is there is then kept aside, and this machine begins anew.",
         )
-    await trio.to_thread.run_sync(_move_aside, folder)
-
-
-def _move_aside(folder: Path) -> None:
     aside = folder / time.strftime("replaced-%Y%m%d-%H%M%S")
     aside.mkdir(mode=0o700)
+    _move(folder, aside)
+    return aside
+
+
+def _move_back(folder: Path, aside: Path) -> None:
+    # What the attempt made is nobody's yet: a key that no network has admitted, and an empty store.
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / DATABASE)
+    _move(aside, folder)
+    aside.rmdir()
+
+
+def _move(source: Path, target: Path) -> None:
     for name in (DATABASE, KEY_FILE):
-        if (folder / name).exists():
-            (folder / name).rename(aside / name)
+        if (source / name).exists():
+            (source / name).rename(target / name)
 
 
 def _nobody(peer: PeerId) -> bool:

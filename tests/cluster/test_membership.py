@@ -94,7 +94,31 @@ def test_roles_are_those_that_were_granted(network: Network, auth: Host) -> None
     again = auth.invite("gateway")  # a member uses another invite: it may do more from then on
     assert beta.stop() == 0
     beta.join(again).ready()
-    eventually(lambda: "gateway" in auth.said(), 10, beta.said)
+    assert set(beta.json("status")["roles"]) == {"gateway", "inference"}
+    assert [one["uses_left"] for one in auth.json("invite", "list") if "gateway" in one["roles"]] == [0]
+    assert beta.stop() == 0
+    beta.join(again).ready()  # does no harm, also where the machine that made it is away
+    assert beta.stop() == 0
+    beta.start().ready()
+    assert set(beta.json("status")["roles"]) == {"gateway", "inference"}
+
+
+def test_a_member_is_not_moved_to_another_network_unasked_nor_by_an_invite_that_fails(
+    network: Network, auth: Host, tmp_path: Path
+) -> None:
+    beta = network.host("beta").join(auth.invite("inference")).ready()
+    peer_id = beta.json("status")["peer_id"]
+    assert beta.stop() == 0
+    other = network.host("other").start("--role", "auth").ready()
+    token = other.invite("inference")
+    assert "--replace" in refused(beta.join(token))
+    assert other.stop() == 0
+    assert beta.join(token, "--replace").ended() == 1
+    assert "cannot be reached" in beta.said()
+    assert not list(beta.data.glob("replaced-*"))
+    beta.start().ready()
+    assert beta.json("status")["peer_id"] == peer_id
+    eventually(lambda: auth.states().get("beta") == "up", 10, beta.said)
 
 
 def test_two_machines_that_want_one_name_get_two(network: Network, auth: Host) -> None:
