@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 STEADY_SECONDS = 5.0
 """A session that lives as long was no accident: the back-off begins anew, and what went wrong before is forgotten."""
+NUDGE_SECONDS = 2.0
 UNREACHABLE_TRIES = 3
 """Fruitless dials before people are told: a node that restarts is back before."""
 
@@ -57,6 +58,8 @@ class Link:
     down_at: float = field(default_factory=trio.current_time)
     tries: int = 0
     """To bring it up, in vain, since it was last up for a while."""
+    tried_at: float = float("-inf")
+    """When the last try began."""
     wake: trio.Event = field(default_factory=trio.Event)
     """Set where there may be something to do: a hint, a session that came up or ended, a removal."""
     _told: set[str] = field(default_factory=set[str])
@@ -85,6 +88,11 @@ class Link:
         """Somebody may know more than the back-off does: try now."""
         self.tries = 0
         self.wake.set()
+
+    def nudge(self) -> None:
+        """Another link came back: what was in the way may be gone for this one, too. Tries now, though not often."""
+        if self.session is None and trio.current_time() - self.tried_at >= NUDGE_SECONDS:
+            self.wake.set()
 
     def is_troubled(self) -> bool:
         """Whether people were told that something is wrong with it, and nothing else since."""

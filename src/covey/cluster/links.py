@@ -193,6 +193,7 @@ class Links:
                 await link.wake.wait()
             if link.session is None and self._links.get(link.peer) is link:
                 link.tries += 1
+                link.tried_at = trio.current_time()
                 await self._dial(link)
 
     def _pause_seconds(self, link: Link) -> float:
@@ -292,6 +293,8 @@ class Links:
             link.came_up(session, dialed_by=dialed_by, granted=self._membership.granted(link.peer))
             session.join()
             self.changes.beat()
+            for other in self.all():
+                other.nudge()
             return True
 
     def _dismiss(self, session: Session, why: Farewell, *, gently: bool) -> None:
