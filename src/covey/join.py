@@ -102,11 +102,15 @@ def _make_room(folder: Path, invite: Invite, *, replace: bool) -> Path | None:
     if not current or (current == invite.network_id.hex() and not replace):
         return None
     if (peopled or joined) and not replace:
-        what = "holds a network of its own, with accounts" if peopled else "belongs to a machine of another network"
+        whose = (
+            f"{folder} holds a network of its own, with accounts."
+            if peopled
+            else f"{folder} belongs to a machine of another network."
+        )
         raise CallError(
             "conflict",
-            f"{folder} {what}. Join with another --data folder, or with --replace:"
-            " what is there is then kept aside, and this machine begins anew.",
+            f"{whose} Join with another --data folder, or with --replace: what is there is then kept aside, and this"
+            " machine begins anew.",
         )
     aside = folder / time.strftime("replaced-%Y%m%d-%H%M%S")
     aside.mkdir(mode=0o700)
