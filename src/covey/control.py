@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,13 +152,23 @@ async def connect(folder: Path) -> AsyncGenerator[Client, None]:
             "unreachable", f"No node is running on {folder}. Start one with: covey up", reason="not_running"
         ) from None
     except (OSError, msgspec.DecodeError) as error:
-        raise CallError("storage", f"{folder / POINTER} cannot be read: {error}.") from error
+        raise CallError(
+            "storage", f"{folder / POINTER} cannot be read ({error}): restart the node that runs there."
+        ) from error
     stream = await dial_unix(Path(pointer.socket))
     bus = Bus(PeerId(f"cli:{os.getpid()}"), Metrics())
-    async with (
-        bus.open(),
-        open_session(bus, stream, peer=NODE, granted=EVERY_PARTY, dialer=True),
-    ):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(bus.open())
+        try:
+            await stack.enter_async_context(open_session(bus, stream, peer=NODE, granted=EVERY_PARTY, dialer=True))
+        except CallError as error:
+            if error.code != "deadline":
+                raise
+            raise CallError(
+                "deadline",
+                f"The node on {folder} runs (process {pointer.pid}) but does not answer. If it stays so, stop that"
+                " process and start it again: covey up",
+            ) from error
         yield Client(bus.stamped("operator"))
 
 

@@ -265,6 +265,19 @@ def test_a_crashed_node_leaves_a_clear_message(tmp_path: Path) -> None:
             again.end()
 
 
+def test_a_node_that_hangs_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        node.process.send_signal(signal.SIGSTOP)
+        try:
+            line = one_line(node.covey("status", code=1))
+        finally:
+            node.process.send_signal(signal.SIGCONT)
+        assert f"process {node.process.pid}" in line
+        assert "does not answer" in line
+        (node.data / "control.json").write_text("garbage")
+        assert "restart the node" in one_line(node.covey("status", code=1))
+
+
 def test_usage(place: Place) -> None:
     assert 'did you mean "status"' in one_line(place.covey("stauts", code=2))
     assert 'did you mean "create"' in one_line(place.covey("keys", "crate", code=2))
