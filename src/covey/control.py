@@ -127,7 +127,12 @@ async def open_control(bus: Bus, folder: Path, lifecycle: "Lifecycle") -> AsyncG
             await serve_unix(path, accept, task_status=task_status)
 
         await nursery.start(listen)
-        await trio.to_thread.run_sync(_point, pointer, Pointer(str(path), os.getpid()))
+        try:
+            await trio.to_thread.run_sync(_point, pointer, Pointer(str(path), os.getpid()))
+        except OSError as error:
+            raise CallError(
+                "storage", f"{pointer} cannot be written ({error.strerror}): make the data folder writable."
+            ) from error
         try:
             yield
         finally:

@@ -183,6 +183,13 @@ async def test_a_fetch_goes_on_when_who_asked_has_left(fetch: Fetching) -> None:
     assert len(fetch.site.asked) == 1
 
 
+async def test_a_folder_that_refuses_is_named_with_what_to_do(fetch: Fetching) -> None:
+    (fetch.folder / ".fetching").write_bytes(b"in the way")
+    with pytest.raises(CallError, match=r"\.fetching: File exists.*covey models pull model") as caught:
+        await fetch.fetch()
+    assert caught.value.code == "storage"
+
+
 async def test_a_full_disk_is_told_before_anything_is_fetched(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000}))
     with pytest.raises(CallError, match="Free some") as caught:

@@ -108,7 +108,11 @@ class Downloader:
             log.warning("Fetching the model %s failed. %s", entry.name, error.message)
             transfer.failure = error
         except OSError as error:
-            transfer.failure = CallError("storage", f"Fetching {entry.name} failed: {error.strerror or error}.")
+            transfer.failure = CallError(
+                "storage",
+                f"Fetching {entry.name} failed: {error.filename or self._folder}: {error.strerror or error}. Put that"
+                f" right, then: covey models pull {entry.name}",
+            )
             log.warning("%s", transfer.failure.message)
         finally:
             del self._transfers[entry.name]

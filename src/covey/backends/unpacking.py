@@ -27,7 +27,9 @@ def disk_trouble(folder: Path) -> Generator[None, None, None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise full_disk(folder) from error
-        raise CallError("storage", f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise CallError(
+            "storage", f"{folder} cannot be written ({error.strerror or error}): make it writable, then pull again."
+        ) from error
 
 
 def full_disk(folder: Path, missing_bytes: int = 0) -> CallError:
