@@ -29,14 +29,27 @@ RETRYABLE: frozenset[Code] = frozenset({"unreachable", "peer_lost", "draining", 
 
 
 class Route:
-    """The way of one request to a node that has its model, and to another one while nothing was delivered."""
+    """The way of one request to a node that has its model, and to another one while nothing was delivered.
 
-    def __init__(self, bus: BusHandle, fleet: Fleet, tally: Tally, request: ChatRequest, *, seconds_max: float) -> None:
+    `first`: the node to try first, as placed.
+    """
+
+    def __init__(
+        self,
+        bus: BusHandle,
+        fleet: Fleet,
+        tally: Tally,
+        request: ChatRequest,
+        *,
+        first: PeerId | None,
+        seconds_max: float,
+    ) -> None:
         self._bus = bus
         self._fleet = fleet
         self._tally = tally
         self._request = request
         self._deadline = trio.current_time() + seconds_max
+        self._first = first
         self._tried: set[PeerId] = set()
         self._failure: CallError | None = None
         self._peer: PeerId | None = None
@@ -66,7 +79,9 @@ class Route:
             return deltas
 
     async def _reach(self) -> None:
-        peer = await self._fleet.place(self._request.model, self._tried)
+        peer, self._first = self._first, None
+        if peer is None:
+            peer = await self._fleet.place(self._request.model, self._tried)
         if self._failure is not None:
             if peer is None or not self._tally.may_retry(RETRY_SHARE):
                 raise self._failure
@@ -182,9 +197,10 @@ class Completions:
             model = chat.model or await self._fleet.default_model(identity.models)
             check_model(identity, model)
             request = replace(chat, model=model, tenant=identity.key_id)
-            way = Route(self._bus, self._fleet, self._tally, request, seconds_max=self._request_seconds_max)
-            await self._fleet.place(model)  # a model that nobody has is refused here, before anything is counted
+            first = await self._fleet.place(model)  # a model that nobody has is refused here, before it is a label
             label = model
+            seconds_max = self._request_seconds_max
+            way = Route(self._bus, self._fleet, self._tally, request, first=first, seconds_max=seconds_max)
             completion = Completion(way, model, started_at)
             try:
                 yield completion
