@@ -23,6 +23,7 @@ import httpx
 import trio
 
 from covey.backends import embedded_worker
+from covey.backends.connections import unix_connections
 from covey.backends.embedded_worker import Orders
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json
 from covey.errors import CallError
@@ -206,11 +207,8 @@ async def open_child(settings: EngineSettings, nursery: trio.Nursery) -> AsyncGe
         assert process.stderr is not None
         nursery.start_soon(words.listen, process.stderr, name=f"errors of {settings.name}")
         url = await _first_word(process, words, settings, folder)
-        transport = httpx.AsyncHTTPTransport(
-            uds=url.removeprefix("unix://"),
-            # llama.cpp offers keep-alive after a stream and then closes: 9 of 40 pooled requests failed, 0 without.
-            limits=httpx.Limits(max_keepalive_connections=0, max_connections=settings.slots * 4),
-        )
+        # llama.cpp offers keep-alive after a stream and then closes: 9 of 40 pooled requests failed, 0 without.
+        transport = unix_connections(url.removeprefix("unix://"))
         async with httpx.AsyncClient(transport=transport, base_url="http://engine", trust_env=False) as client:
             yield Child(process, words, client)
     finally:

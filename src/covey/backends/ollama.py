@@ -17,6 +17,7 @@ import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
 from covey.backends.completions import context_exceeded, estimated_tokens
+from covey.backends.connections import tcp_connections
 from covey.backends.sse_client import describe, exhausting
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, Finish, ModelStatus, PullProgress, Usage
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_MAX = 64
 OLLAMA_PORT = 11434
 MODELS_MAX = 500
 CAPABILITIES = {"completion": "chat", "embedding": "embed"}
@@ -323,7 +323,7 @@ def open_ollama_client(config: OllamaConfig) -> "ollama.AsyncClient":
         trust_env=False,
         follow_redirects=False,
         event_hooks={"request": [drop_credentials]},
-        limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0),
+        transport=tcp_connections(tls=config.url.startswith("https://")),
     )
 
 

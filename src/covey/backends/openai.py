@@ -18,8 +18,8 @@ import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
 from covey.backends.completions import AnswerReader, estimated_tokens, refusal, request_body
+from covey.backends.connections import tcp_connections
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json, post_events
-from covey.backends.tls import trusted_certificates
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, ModelStatus
 from covey.errors import CallError
@@ -27,7 +27,7 @@ from covey.errors import CallError
 log = logging.getLogger(__name__)
 
 KEY_BYTES_MAX = 4_096
-CONNECTIONS_MAX = 256
+IDLE_MAX = 16
 MODELS_MAX = 2_000
 FIRST_SECONDS = 1.0
 """How long a node that starts waits for the models: a server that hangs must not keep it from starting."""
@@ -260,11 +260,8 @@ def open_server_client(upstream: Upstream) -> httpx.AsyncClient:
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(15.0, connect=upstream.connect_seconds),
-        verify=trusted_certificates() if url.scheme == "https" else False,
         # Local servers close connections that they promised to keep; a handshake costs something with TLS alone.
-        limits=httpx.Limits(
-            max_connections=CONNECTIONS_MAX, max_keepalive_connections=16 if url.scheme == "https" else 0
-        ),
+        transport=tcp_connections(tls=url.scheme == "https", idle_max=IDLE_MAX if url.scheme == "https" else 0),
     )
 
 
