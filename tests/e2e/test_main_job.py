@@ -147,7 +147,7 @@ def cpu_seconds(pid: int) -> float:
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_a_client_that_leaves_stops_the_engine(node: NodeProcess, key: str, stream: bool) -> None:
     # Greedily, so that it is the same each time: 3,000 tokens take the engine half a minute.
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Write the numbers 1, 2, 3 and so on, up to 10000."}],
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Write the numbers 1, 2, 3 and so on, to 10000."}],
             "max_tokens": 3000, "stream": stream, "temperature": 0}  # fmt: skip
     with httpx.Client(base_url=node.url, headers={"authorization": f"Bearer {key}"}, timeout=60) as http:
         request = http.build_request("POST", "/v1/chat/completions", json=body)
