@@ -47,8 +47,8 @@ wheel: .venv/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 lock: ## resolve the dependencies anew into requirements/*.lock (needs uv)
-	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group install pyproject.toml -o requirements/run.lock
-	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements/dev.lock
+	uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 --group install pyproject.toml -o requirements/run.lock
+	uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements/dev.lock
 
 clean: ## remove the environment and what was built
 	rm -rf .venv dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
