@@ -15,6 +15,7 @@ from covey.cluster.invites import Invite
 from covey.cluster.joining import JoinDialer, ask, join
 from covey.contracts.joining import JoinRequest, Welcome
 from covey.errors import CallError
+from covey.store.feeds import SystemClock
 from covey.store.identity import KEY_FILE, open_identity
 from covey.store.ingest import ingest, network_of
 from covey.store.leveldb import DATABASE, open_leveldb
@@ -69,7 +70,8 @@ async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig)
             welcome = await _gain(host, store, invite, name)
         else:
             welcome = await join(host, store, invite, name=name, version=__version__, now=time.time())
-        cluster = Cluster(Bus(identity.peer_id, metrics, name=welcome.name), store, identity, network, open_host)
+        bus = Bus(identity.peer_id, metrics, name=welcome.name)
+        cluster = Cluster(bus, store, identity, network, open_host, SystemClock())
         await cluster.keep_roles(welcome.roles)
         issuer = PeerId(invite.issuer)
         await cluster.book.learn({issuer: invite.addresses})
@@ -85,7 +87,9 @@ async def _gain(host: JoinDialer, store: Store, invite: Invite, name: str) -> We
         raise CallError.of(answer.refusal)
     if answer.welcome is None:
         raise CallError("protocol", "The node that made the invite gave no answer: upgrade the older one.")
-    await ingest(store, "members", answer.welcome.members)
+    taken = await ingest(store, "members", answer.welcome.members, now=time.time())
+    for refusal in taken.refused:
+        raise refusal
     return answer.welcome
 
 

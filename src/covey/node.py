@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -35,6 +34,7 @@ from covey.http.health import HealthApp
 from covey.http.router import Router
 from covey.http.server import HttpConfig, Listener, is_loopback, parse_listen
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
+from covey.store.feeds import SystemClock
 from covey.store.identity import Identity, open_identity
 from covey.store.leveldb import open_leveldb
 from covey.store.writer import Store, open_store
@@ -55,14 +55,6 @@ class RoleCrashed(Exception):
     def __init__(self, role: str, cause: BaseException) -> None:
         self.role = role
         super().__init__(f"The role {role} failed: {describe(cause)}")
-
-
-class SystemClock:
-    """The machine's wall clock."""
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return time.time()
 
 
 class Node:
@@ -122,10 +114,10 @@ class _Base:
         self.metrics = metrics
         self.bus = Bus(identity.peer_id, metrics, name=config.node.name or socket.gethostname())
         self.router = Router(config.http.host_names)
-        self.cluster = Cluster(self.bus, store, identity, config.network, open_host)
         metrics.links.read = self._read_links
         self.lifecycle = Lifecycle()
         self.clock = SystemClock()
+        self.cluster = Cluster(self.bus, store, identity, config.network, open_host, self.clock)
         self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
 
     def _read_links(self) -> list[LinkSample]:

@@ -41,8 +41,6 @@ from covey.contracts.membership import (
     REMOVE_NODE,
     RENAME_NODE,
     REVOKE_INVITE,
-    TAIL_MEMBERS,
-    FeedEntries,
     InviteInfo,
     InviteNode,
     ListInvites,
@@ -51,17 +49,17 @@ from covey.contracts.membership import (
     RemoveNode,
     RenameNode,
     RevokeInvite,
-    TailMembers,
 )
 from covey.contracts.method import Nothing, Streaming, Unary
+from covey.contracts.replication import TAIL_MEMBERS, FeedEntries, Tail
 from covey.errors import CallError, Problem
 from covey.http.router import Router
-from covey.roles.auth import admission, members_tail, node_invites
+from covey.roles.auth import admission, node_invites
 from covey.roles.auth.config import AuthConfig
-from covey.roles.auth.members_tail import HEARTBEAT_SECONDS, MembersTail
 from covey.roles.auth.role import ROLE
-from covey.roles.base import Lifecycle, NodeInfo, Parts, Welcomer
+from covey.roles.base import Alone, Lifecycle, NodeInfo, Parts, Welcomer
 from covey.store import ingest as ingest_module
+from covey.store import tails
 from covey.store.entries import FeedId, unseal
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import open_feeds
@@ -71,6 +69,7 @@ from covey.store.kv import Batch, KeyValues, StoreError
 from covey.store.leveldb import open_leveldb
 from covey.store.memory import MemoryStore
 from covey.store.rows import MemberRow
+from covey.store.tails import HEARTBEAT_SECONDS, FeedTails, position
 from covey.store.view import View
 from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import Metrics
@@ -91,7 +90,7 @@ class WallClock:
 
 
 @dataclass
-class Door:
+class Door(Alone):
     """The node's links, as the auth role sees them."""
 
     opened: int = 0
@@ -205,6 +204,12 @@ async def network(
 async def net() -> AsyncGenerator[Network, None]:
     async with network() as made:
         yield made
+
+
+def beat(net: Network) -> FeedEntries:
+    """A heartbeat of its members feeds."""
+    here = position(net.store.reader, "members")
+    return FeedEntries((), here.vector, here.hashes)
 
 
 def new_peer() -> PeerId:
@@ -401,10 +406,10 @@ async def test_the_feeds_say_who_did_it(net: Network) -> None:
 
 async def test_each_method_is_for_the_parties_that_it_names(net: Network) -> None:
     contracts = [value for value in vars(membership).values() if isinstance(value, Unary | Streaming)]
-    assert {contract.name.partition(".")[0] for contract in contracts} == {"auth", "feeds"}
-    assert len(contracts) == 6
+    assert {contract.name.partition(".")[0] for contract in contracts} == {"auth"}
+    assert len(contracts) == 5
     with pytest.raises(CallError) as denied:
-        async with net.operator.stream(TAIL_MEMBERS, TailMembers({})) as batches:
+        async with net.operator.stream(TAIL_MEMBERS, Tail({})) as batches:
             await anext(batches)
     assert denied.value.code == "denied"
 
@@ -423,7 +428,7 @@ async def test_a_machine_comes_in(net: Network) -> None:
     assert row is not None
     assert (row.name, row.roles, row.removed) == ("bob", ("inference", "web"), False)
     async with open_store(MemoryStore(), Metrics()) as theirs:
-        await install(theirs, welcome.genesis, net.network_id, welcome.members)
+        await install(theirs, welcome.genesis, net.network_id, welcome.members, now=net.clock.seconds)
         assert View(theirs.reader).hash("members") == View(net.store.reader).hash("members")
     (listed,) = await net.listed()
     assert (listed.uses_left, [use.peer for use in listed.used]) == (0, [peer])
@@ -702,18 +707,20 @@ async def test_a_removed_author_is_cut_off_where_its_feeds_are_known_to_end(net:
     bob = Identity.generate()
     welcome = await net.join(await net.invite("auth"), bob.peer_id)
     async with open_store(MemoryStore(), Metrics()) as theirs:
-        await install(theirs, welcome.genesis, net.network_id, welcome.members)
+        await install(theirs, welcome.genesis, net.network_id, welcome.members, now=net.clock.seconds)
         async with open_feeds(theirs, bob, net.clock, node_name="") as feeds:
             own = feeds.own("members")
             for name in ("one", "two"):
                 await feeds.append(lambda _, name=name: [Rename(bob.peer_id, name, "operator")])
             for batch in batches_after(theirs.reader, "members", vector(net.store.reader, "members")):
-                await ingest(net.store, "members", batch)
+                await ingest(net.store, "members", batch, now=net.clock.seconds)
             await net.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "two"))
             assert net.last_op() == Remove(bob.peer_id, {own: 2}, "operator")
             await feeds.append(lambda _: [Rename(bob.peer_id, "three", "operator")])
             for batch in batches_after(theirs.reader, "members", vector(net.store.reader, "members")):
-                await refused("protocol", ingest(net.store, "members", batch), reason="not_an_author")
+                before = View(net.store.reader).hash("members")
+                assert (await ingest(net.store, "members", batch, now=net.clock.seconds)).applied == 1  # and counts not
+                assert View(net.store.reader).hash("members") == before
     async with follower(net) as late:  # one that hears all of it afterwards comes to the same view
         assert View(late.reader).hash("members") == View(net.store.reader).hash("members")
 
@@ -776,12 +783,12 @@ async def test_of_two_machines_with_one_name_the_member_is_meant(net: Network) -
 async def follower(net: Network) -> AsyncGenerator[Store, None]:
     """A store that has the genesis, and follows until it has all that there is now."""
     async with open_store(MemoryStore(), Metrics()) as store:
-        await install(store, net.store.reader.get(GENESIS_KEY) or b"", net.network_id, ())
-        async with net.inference.stream(TAIL_MEMBERS, TailMembers({})) as batches:
+        await install(store, net.store.reader.get(GENESIS_KEY) or b"", net.network_id, (), now=net.clock.seconds)
+        async with net.inference.stream(TAIL_MEMBERS, Tail({})) as batches:
             async for batch in batches:
                 if not batch.entries:
                     break
-                await ingest(store, "members", batch.entries)
+                await ingest(store, "members", batch.entries, now=net.clock.seconds)
         yield store
 
 
@@ -793,16 +800,16 @@ async def test_a_reader_catches_up_lives_on_and_hears_a_heart_beat(
     for number in range(10):
         await net.member(name=f"n{number}")
     (feed,) = vector(net.store.reader, "members")
-    async with net.inference.stream(TAIL_MEMBERS, TailMembers({feed: 2})) as batches:
+    async with net.inference.stream(TAIL_MEMBERS, Tail({feed: 2})) as batches:
         caught_up = [await anext(batches) for _ in range(3)]
         assert [len(batch.entries) for batch in caught_up] == [4, 4, 1]
         assert {batch.heads[feed] for batch in caught_up} == {11}
         assert [entry for batch in caught_up for entry in batch.entries] == net.entries()[2:]
         mock_clock.rate, mock_clock.autojump_threshold = 0, 0
-        assert await anext(batches) == FeedEntries((), {feed: 11})
+        assert await anext(batches) == beat(net)
         for _ in range(3):
             started = trio.current_time()
-            assert await anext(batches) == FeedEntries((), {feed: 11})
+            assert await anext(batches) == beat(net)
             assert trio.current_time() - started == pytest.approx(HEARTBEAT_SECONDS, abs=0.1)
         mock_clock.rate, mock_clock.autojump_threshold = 1, float("inf")
         await net.operator.call(RENAME_NODE, RenameNode(OPERATOR, "n3", "late"))
@@ -817,7 +824,7 @@ async def test_writing_other_things_sends_nothing_but_heart_beats(
 ) -> None:
     mock_clock.rate = 20
     written = 0
-    async with net.inference.stream(TAIL_MEMBERS, TailMembers(vector(net.store.reader, "members"))) as batches:
+    async with net.inference.stream(TAIL_MEMBERS, Tail(vector(net.store.reader, "members"))) as batches:
         assert (await anext(batches)).entries == ()
         async with trio.open_nursery() as nursery:
 
@@ -840,9 +847,9 @@ async def test_writing_other_things_sends_nothing_but_heart_beats(
 async def test_a_reader_that_is_ahead_or_has_odd_feeds_is_told_what_there_is(net: Network) -> None:
     (feed,) = vector(net.store.reader, "members")
     ahead = {feed: 99, str(FeedId("members", new_peer(), "0" * 16)): 7, "nonsense": -1}
-    async with net.inference.stream(TAIL_MEMBERS, TailMembers(ahead)) as batches:
-        assert await anext(batches) == FeedEntries((), {feed: 1})
-    async with net.inference.stream(TAIL_MEMBERS, TailMembers({feed: -5})) as batches:
+    async with net.inference.stream(TAIL_MEMBERS, Tail(ahead)) as batches:
+        assert await anext(batches) == beat(net)
+    async with net.inference.stream(TAIL_MEMBERS, Tail({feed: -5})) as batches:
         assert list((await anext(batches)).entries) == net.entries()
 
 
@@ -851,11 +858,11 @@ async def test_many_readers_follow_a_network_that_grows(net: Network) -> None:
 
     async def follow(done: trio.Event) -> None:
         async with open_store(MemoryStore(), Metrics()) as store:
-            await install(store, net.store.reader.get(GENESIS_KEY) or b"", net.network_id, ())
-            async with net.inference.stream(TAIL_MEMBERS, TailMembers({})) as batches:
+            await install(store, net.store.reader.get(GENESIS_KEY) or b"", net.network_id, (), now=net.clock.seconds)
+            async with net.inference.stream(TAIL_MEMBERS, Tail({})) as batches:
                 async for batch in batches:
                     if batch.entries:
-                        await ingest(store, "members", batch.entries)
+                        await ingest(store, "members", batch.entries, now=net.clock.seconds)
                     if any(row.name == "the-last" for row in View(store.reader).all(MemberRow)):
                         break
             assert View(store.reader).hash("members") == View(net.store.reader).hash("members")
@@ -887,7 +894,7 @@ async def test_a_removed_reader_learns_it_and_no_more(net: Network) -> None:
     caller = Caller(peer, "inference")
     with trio.fail_after(5), pytest.RaisesGroup(CallError) as ended:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(MembersTail(net.store, trio.Event()).tail, caller, TailMembers({}), emit)
+            nursery.start_soon(FeedTails(net.store, trio.Event()).of("members"), caller, Tail({}), emit)
             await told.wait()
             await net.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, peer))
             await trio.sleep_forever()
@@ -902,7 +909,7 @@ async def test_a_cancelled_reader_leaves_nothing_behind(net: Network) -> None:
     for _ in range(20):
         async with AsyncExitStack() as stack:
             for _ in range(5):
-                stream = await stack.enter_async_context(net.inference.stream(TAIL_MEMBERS, TailMembers({})))
+                stream = await stack.enter_async_context(net.inference.stream(TAIL_MEMBERS, Tail({})))
                 await anext(stream)
     with trio.fail_after(5):
         await net.member()
@@ -927,4 +934,4 @@ async def outcomes(count: int, attempt: Callable[[int], Awaitable[Any]]) -> tupl
 
 
 def test_a_busy_writer_is_looked_at_now_and_then_only() -> None:
-    assert 0 < members_tail.LOOK_SECONDS_MIN < 0.5 < HEARTBEAT_SECONDS < TAIL_MEMBERS.idle_seconds / 2
+    assert 0 < tails.LOOK_SECONDS_MIN < 0.5 < HEARTBEAT_SECONDS < TAIL_MEMBERS.idle_seconds / 2

@@ -6,6 +6,7 @@ from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import (
     AccountApprove,
     AccountCreate,
+    AccountRename,
     Admit,
     InvitationCreate,
     InvitationUse,
@@ -21,7 +22,7 @@ from covey.contracts.feeds import (
 )
 from covey.store.memory import MemoryStore
 from covey.store.merge import EntryMeta, apply
-from covey.store.rows import InvitationRow, KeyRow, MemberRow, SessionRow
+from covey.store.rows import InvitationRow, KeyRow, SessionRow
 from covey.store.view import View, encode_row, row_key
 from covey.store.writer import Overlay
 
@@ -47,6 +48,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[object]]] = {
     AccountCreate: {
         "id": _ids, "name": _names, "role": _roles, "pending": st.booleans(), "created_at": _numbers, "by": _ids,
     },
+    AccountRename: {"id": _ids, "name": _names, "by": _ids},
     AccountApprove: {"id": _ids, "by": _ids},
     PasswordSet: {"id": _ids, "epoch": _numbers, "hash": _names, "by": _ids},
     SessionStart: {
@@ -93,5 +95,4 @@ def denied(changes: dict[bytes, bytes | None]) -> set[tuple[str, str]]:
         *(("key", row.id) for row in seen.all(KeyRow) if row.revoked),
         *(("session", row.id) for row in seen.all(SessionRow) if row.ended),
         *(("invitation", row.id) for row in seen.all(InvitationRow) if row.used_by),
-        *(("member", row.peer) for row in seen.all(MemberRow) if row.removed),
     }

@@ -9,7 +9,7 @@ import trio
 from covey.contracts.feeds import Admit, KeyRevoke, OwnerStanding, Remove, SessionEnd
 from covey.errors import CallError
 from covey.store.checking import check_reader
-from covey.store.feed_log import INCARNATION_KEY, read_entries, read_head, record
+from covey.store.feed_log import GENESIS_KEY, INCARNATION_KEY, read_entries, read_head, record, settle_anew
 from covey.store.feeds import Author, Decision, Feeds, open_feeds
 from covey.store.genesis import found as begin
 from covey.store.genesis import parse_recovery_key
@@ -258,10 +258,20 @@ async def test_entries_come_in_either_order_and_from_anywhere() -> None:
         assert [sealed.entry.seq for sealed in read_entries(kv, feed, after=after, reverse=True)] == seqs[::-1]
 
 
+def blank(genesis: bytes) -> MemoryStore:
+    """The store of a node that knows of a network, and no more."""
+    kv = MemoryStore()
+    overlay = Overlay(kv)
+    overlay.put([(GENESIS_KEY, genesis)])
+    settle_anew(overlay)
+    kv.write(list(overlay.changes.items()))
+    return kv
+
+
 def test_two_nodes_that_hold_the_same_entries_have_the_same_view() -> None:
     """Two authors, their entries applied in opposite orders."""
     genesis, _ = begin(ALICE.peer_id, 1.0)
-    alice_kv, bob_kv = MemoryStore(), MemoryStore()
+    alice_kv, bob_kv = blank(genesis), blank(genesis)
     bob = Identity(b"\3" * 32)
     alice_author, bob_author = Author(ALICE, genesis, "0" * 16), Author(bob, genesis, "1" * 16)
 
@@ -281,12 +291,12 @@ def test_two_nodes_that_hold_the_same_entries_have_the_same_view() -> None:
         Admit(ALICE.peer_id, ("auth",), "alice", "x"),
         Admit(bob.peer_id, ("auth",), "b", "x"),
     )
-    copy(alice_kv, bob_kv, alice_author.own("members"))
+    copy(alice_kv, bob_kv, alice_author.own(alice_kv, "members"))
     write(alice_kv, alice_author, 9.0, OwnerStanding("o", 1, True, "x"), KeyRevoke("k", "x"))
     write(bob_kv, bob_author, 3.0, OwnerStanding("o", 1, False, "x"), Admit(bob.peer_id, ("auth",), "bob", "x"))
-    copy(alice_kv, bob_kv, alice_author.own("keys"))
-    copy(bob_kv, alice_kv, bob_author.own("keys"))
-    copy(bob_kv, alice_kv, bob_author.own("members"))
+    copy(alice_kv, bob_kv, alice_author.own(alice_kv, "keys"))
+    copy(bob_kv, alice_kv, bob_author.own(bob_kv, "keys"))
+    copy(bob_kv, alice_kv, bob_author.own(bob_kv, "members"))
     for kind in ("members", "keys", "secret"):
         assert View(alice_kv).hash(kind) == View(bob_kv).hash(kind)
     assert View(bob_kv).get(StandingRow, "o") == StandingRow(owner="o", epoch=1, active=False)
@@ -317,7 +327,7 @@ async def test_a_decision_changes_feeds_and_this_node_s_own_corner_at_once_or_ne
                 raise CallError("conflict", "Nothing is left.")
             return Decision([KeyRevoke(f"k{left}", "x")], left - 1, [(b"l/purse/coins", str(left - 1).encode())])
 
-        assert await feeds.append_with(spend) == 2
+        assert (await feeds.append_with(spend)).result == 2
         assert kv.batches[-1] >= {b"l/purse/coins", f"h/{feeds.own('keys')}".encode(), b"v/keys/key/k3"}
         kv.full = True
         with pytest.raises(StoreError):
@@ -328,7 +338,7 @@ async def test_a_decision_changes_feeds_and_this_node_s_own_corner_at_once_or_ne
 
         async def one() -> None:
             try:
-                results.append(await feeds.append_with(spend))
+                results.append((await feeds.append_with(spend)).result)
             except CallError:
                 results.append(-1)
 
@@ -343,7 +353,8 @@ async def test_a_decision_may_concern_this_node_s_own_corner_alone() -> None:
     kv = MemoryStore()
     async with node(kv) as feeds:
         before = feeds.heads()
-        assert await feeds.append_with(lambda _: Decision((), "done", [(b"l/purse/coins", b"1")])) == "done"
+        kept = await feeds.append_with(lambda _: Decision((), "done", [(b"l/purse/coins", b"1")]))
+        assert (kept.result, kept.heads) == ("done", {})
         assert (kv.get(b"l/purse/coins"), feeds.heads()) == (b"1", before)
 
 

@@ -16,7 +16,7 @@ from covey.store.entries import ENTRY_DOMAIN, NO_HASH, Entry, EntryError, FeedId
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Feeds, open_feeds
 from covey.store.identity import SIGNATURE_BYTES, Identity
-from covey.store.ingest import batches_after, ingest, install, next_batch, vector
+from covey.store.ingest import Ingested, batches_after, install, next_batch, vector
 from covey.store.kv import StoreError
 from covey.store.memory import MemoryStore
 from covey.store.rows import MemberRow
@@ -55,7 +55,7 @@ async def alice() -> AsyncGenerator[tuple[Store, Feeds], None]:
 async def follower(store: Store) -> AsyncGenerator[Store, None]:
     """Another store, from the genesis on, with all that `store` holds."""
     async with blank() as other:
-        await install(other, genesis(store), network(store), everything(store))
+        await install(other, genesis(store), network(store), everything(store), now=NOW)
         yield other
 
 
@@ -96,12 +96,25 @@ def forge(store: Store, author: Identity, *ops: Op, **fields: object) -> bytes:
     return seal(author, msgspec.structs.replace(entry, **fields)).stored
 
 
+async def ingest(store: Store, entries: Sequence[bytes]) -> Ingested:
+    return await module.ingest(store, "members", entries, now=NOW)
+
+
 async def refused(store: Store, flaw: str, entries: Sequence[bytes]) -> None:
+    """Nothing of it changes anything."""
     before = (members(store), vector(store.reader, "members"))
-    with pytest.raises(EntryError) as caught:
-        await ingest(store, "members", entries)
-    assert caught.value.reason == flaw, caught.value
-    assert "\n" not in caught.value.message
+    taken = await ingest(store, entries)
+    assert [error.reason for error in taken.refused][:1] == [flaw], taken
+    assert "\n" not in taken.refused[0].message
+    assert (members(store), vector(store.reader, "members")) == before
+
+
+async def waits(store: Store, entries: Sequence[bytes]) -> None:
+    """Nothing changes, and all of them are given back to be tried again."""
+    before = (members(store), vector(store.reader, "members"))
+    taken = await ingest(store, entries)
+    assert sorted(sealed.stored for sealed in taken.early) == sorted(entries)
+    assert not taken.refused
     assert (members(store), vector(store.reader, "members")) == before
 
 
@@ -116,17 +129,17 @@ async def test_a_blank_store_becomes_a_member_s() -> None:
 async def test_installing_is_for_a_store_without_a_network() -> None:
     async with alice() as (store, _), follower(store) as other:
         with pytest.raises(StoreError) as refusal:
-            await install(other, genesis(store), network(store), everything(store))
+            await install(other, genesis(store), network(store), everything(store), now=NOW)
         assert refusal.value.reason == "in_use"
 
 
 async def test_installing_another_network_than_the_invited_is_refused() -> None:
     async with alice() as (store, _), alice() as (others, _), blank() as mine:
         with pytest.raises(EntryError) as refusal:
-            await install(mine, genesis(others), network(store), everything(others))
+            await install(mine, genesis(others), network(store), everything(others), now=NOW)
         assert refusal.value.reason == "wrong_network"
         with pytest.raises(EntryError) as refusal:
-            await install(mine, genesis(store), network(store), everything(others))
+            await install(mine, genesis(store), network(store), everything(others), now=NOW)
         assert refusal.value.reason in ("wrong_network", "broken_chain")
         assert mine.reader.get(GENESIS_KEY) is None
 
@@ -134,15 +147,15 @@ async def test_installing_another_network_than_the_invited_is_refused() -> None:
 async def test_a_node_without_a_network_takes_nothing_in() -> None:
     async with alice() as (store, _), blank() as mine:
         with pytest.raises(StoreError) as refusal:
-            await ingest(mine, "members", everything(store))
+            await ingest(mine, everything(store))
         assert refusal.value.reason == "no_network"
 
 
 async def test_what_is_known_already_is_no_error_and_no_news() -> None:
     async with alice() as (store, feeds), follower(store) as other:
-        assert (await ingest(other, "members", everything(store))).applied == 0
+        assert (await ingest(other, everything(store))).applied == 0
         await feeds.append(lambda _: [Rename(CAROL.peer_id, "carla", "operator")])
-        assert (await ingest(other, "members", everything(store))).applied == 1
+        assert (await ingest(other, everything(store))).applied == 1
         assert members(other) == members(store)
 
 
@@ -154,13 +167,11 @@ async def test_not_one_bit_may_change() -> None:
         for position in range(len(good)):
             bad = bytearray(good)
             bad[position] ^= 1 << position % 8
-            with pytest.raises(EntryError):
-                await ingest(other, "members", [bytes(bad)])
+            assert (await ingest(other, [bytes(bad)])).refused
         for size in (0, 1, SIGNATURE_BYTES, len(good) - 1):
-            with pytest.raises(EntryError):
-                await ingest(other, "members", [good[:size]])
+            assert (await ingest(other, [good[:size]])).refused
         assert members(other) == before
-        assert (await ingest(other, "members", [good])).applied == 1
+        assert (await ingest(other, [good])).applied == 1
 
 
 async def test_out_of_order_and_with_gaps_nothing_is_taken() -> None:
@@ -168,32 +179,36 @@ async def test_out_of_order_and_with_gaps_nothing_is_taken() -> None:
         for name in ("one", "two", "three"):
             await feeds.append(lambda _, name=name: [Rename(CAROL.peer_id, name, "operator")])
         one, two, three = everything(store, vector(other.reader, "members"))
-        await refused(other, "broken_chain", [two, one, three])
-        await refused(other, "broken_chain", [one, three])
-        await refused(other, "broken_chain", [three])
-        assert (await ingest(other, "members", [one])).applied == 1
-        assert (await ingest(other, "members", [one, two, three])).applied == 2
+        await waits(other, [three])
+        await waits(other, [three, two])
+        forked = forge(store, ALICE, feed=feeds.own("members"), seq=4, prev_hash=b"?" * 32)
+        await refused(other, "broken_chain", [forked])
+        assert (await ingest(other, [one])).applied == 1
+        assert (await ingest(other, [one, two, three])).applied == 2
 
 
-async def test_one_bad_entry_spoils_its_batch() -> None:
+async def test_one_bad_entry_spoils_no_other_feed() -> None:
     async with alice() as (store, feeds), follower(store) as other:
         await feeds.append(lambda _: [Rename(CAROL.peer_id, "carla", "operator")])
-        await refused(
-            other, "not_an_author", [*everything(store, vector(other.reader, "members")), forge(store, MALLORY)]
-        )
+        good = everything(store, vector(other.reader, "members"))
+        bad = forge(store, BOB, prev_hash=b"?" * 32)
+        after = forge(store, BOB, seq=2)
+        taken = await ingest(other, [bad, after, *good])
+        assert (taken.applied, [error.reason for error in taken.refused]) == (1, ["broken_chain"])
+        assert members(other) == members(store)
 
 
 async def test_only_auth_nodes_write() -> None:
     async with alice() as (store, _), follower(store) as other:
-        await refused(other, "not_an_author", [forge(store, MALLORY)])
-        await refused(other, "not_an_author", [forge(store, CAROL)])
-        assert (await ingest(other, "members", [forge(store, BOB)])).applied == 1
+        await waits(other, [forge(store, MALLORY)])
+        await waits(other, [forge(store, CAROL)])
+        assert (await ingest(other, [forge(store, BOB)])).applied == 1
 
 
 async def test_a_stranger_cannot_let_itself_in() -> None:
     async with alice() as (store, _), follower(store) as other:
         admit = Admit(MALLORY.peer_id, ("auth",), "m", "operator")
-        await refused(other, "not_an_author", [forge(store, MALLORY, admit)])
+        await waits(other, [forge(store, MALLORY, admit)])
 
 
 async def test_a_signature_by_another_key_is_refused() -> None:
@@ -219,25 +234,26 @@ async def test_an_operation_of_a_newer_covey_stops_its_feed() -> None:
         body = msgspec.msgpack.decode(forge(store, BOB)[SIGNATURE_BYTES:])
         body["ops"] = [msgspec.to_builtins(Later("x"))]
         encoded = msgspec.msgpack.encode(body)
-        with pytest.raises(UnknownOpError, match="upgrade"):
-            await ingest(other, "members", [BOB.sign(ENTRY_DOMAIN, encoded) + encoded])
+        (error,) = (await ingest(other, [BOB.sign(ENTRY_DOMAIN, encoded) + encoded])).refused
+        assert isinstance(error, UnknownOpError)
+        assert "upgrade" in error.message
 
 
 async def test_two_different_entries_of_one_number_are_told_from_a_forgery() -> None:
     async with alice() as (store, _), follower(store) as other:
-        await ingest(other, "members", [forge(store, BOB)])
+        await ingest(other, [forge(store, BOB)])
         twin = forge(store, BOB, Rename(BOB.peer_id, "b", "operator"))
-        await refused(other, "equivocation", [twin])
         await refused(other, "bad_signature", [bytes(SIGNATURE_BYTES) + twin[SIGNATURE_BYTES:]])
+        assert (await ingest(other, [twin])).frozen == [unseal(twin).entry.feed]
 
 
 async def test_an_entry_waits_for_what_it_builds_on() -> None:
     async with alice() as (store, feeds), follower(store) as other:
         await feeds.append(lambda _: [Rename(CAROL.peer_id, "carla", "operator")])
         early = forge(store, BOB, deps={feeds.own("members"): 4})
-        await refused(other, "missing_dependency", [early])
+        await waits(other, [early])
         news = everything(store, vector(other.reader, "members"))
-        assert (await ingest(other, "members", [early, *news])).applied == 2
+        assert (await ingest(other, [early, *news])).applied == 2
 
 
 async def two_authors(store: Store, feeds: Feeds, ahead_seconds: float = 0.0) -> list[bytes]:
@@ -245,15 +261,17 @@ async def two_authors(store: Store, feeds: Feeds, ahead_seconds: float = 0.0) ->
     async with bob(store, Clock(ahead_seconds)) as (theirs, bobs):
         for turn in range(3):
             await bobs.append(lambda _, turn=turn: [Rename(CAROL.peer_id, f"c{turn}", "operator")])
-            await ingest(store, "members", everything(theirs, vector(store.reader, "members")))
+            await ingest(store, everything(theirs, vector(store.reader, "members")))
             await feeds.append(lambda _, turn=turn: [Rename(BOB.peer_id, f"b{turn}", "operator")])
-            await ingest(theirs, "members", everything(store, vector(theirs.reader, "members")))
+            await ingest(theirs, everything(store, vector(theirs.reader, "members")))
         cutoffs = {bobs.own("members"): 3}
         await feeds.append(lambda _: [Remove(BOB.peer_id, cutoffs, "operator")])
         await bobs.append(lambda _: [Rename(CAROL.peer_id, "late", "operator")])
         late = everything(theirs, vector(store.reader, "members"))
         assert len(late) == 1
-        await refused(store, "not_an_author", late)
+        before = members(store)
+        assert (await ingest(store, late)).applied == 1  # kept, for others may have built on it
+        assert members(store) == before
     return everything(store)
 
 
@@ -266,10 +284,10 @@ async def test_any_two_batches_of_a_sender_can_be_cut_apart(
         await two_authors(store, feeds, ahead_seconds)
         monkeypatch.setattr(module, "BATCH_ENTRIES_MAX", 1)
         async with blank() as other:
-            await install(other, genesis(store), network(store), [])
+            await install(other, genesis(store), network(store), [], now=NOW)
             for batch in batches_after(store.reader, "members", {}):
                 assert len(batch) == 1
-                assert (await ingest(other, "members", batch)).applied == 1
+                assert (await ingest(other, batch)).applied == 1
             assert members(other) == members(store)
 
 
@@ -278,13 +296,17 @@ async def test_a_removed_author_s_entries_count_up_to_the_cutoff_even_after_the_
     async with alice() as (store, feeds), follower(store) as other:
         feed = str(FeedId("members", BOB.peer_id, "f" * 16))
         await feeds.append(lambda _: [Remove(BOB.peer_id, {feed: 1}, "operator")])
-        await ingest(other, "members", everything(store, vector(other.reader, "members")))
-        first = forge(store, BOB)
-        after = forge(store, BOB, seq=2, prev_hash=unseal(first).hash, clock=int(NOW * 1000) + 1 << 16)
-        await refused(other, "not_an_author", [forge(store, BOB, feed=feed[:-1] + "e")])
-        await refused(other, "not_an_author", [first, after])
-        assert (await ingest(other, "members", [first])).applied == 1
-        await refused(other, "not_an_author", [after])
+        await ingest(other, everything(store, vector(other.reader, "members")))
+        first = forge(store, BOB, clock=int(NOW * 1000) + 1 << 16)
+        after = forge(store, BOB, seq=2, prev_hash=unseal(first).hash, clock=int(NOW * 1000) + 2 << 16)
+        before = members(other)
+        assert (await ingest(other, [forge(store, BOB, feed=feed[:-1] + "e")])).applied == 1
+        assert members(other) == before
+        assert (await ingest(other, [first])).applied == 1
+        assert members(other) != before
+        before = members(other)
+        assert (await ingest(other, [after])).applied == 1
+        assert members(other) == before
 
 
 def shuffles(entries: list[bytes]) -> st.SearchStrategy[list[bytes]]:
@@ -310,8 +332,8 @@ def test_feeds_may_be_interleaved_in_any_way(data: st.DataObject) -> None:
             shuffled = data.draw(shuffles(entries))
             cut = data.draw(st.integers(0, len(entries)))
             async with blank() as other:
-                await install(other, genesis(store), network(store), entries[:cut])
-                await ingest(other, "members", shuffled)
+                await install(other, genesis(store), network(store), entries[:cut], now=NOW)
+                await ingest(other, shuffled)
                 assert members(other) == members(store)
                 assert View(other.reader).get(MemberRow, BOB.peer_id) == feeds.view.get(MemberRow, BOB.peer_id)
 

@@ -1,19 +1,17 @@
-"""Who may call, who may serve and whose entries count: the rules alone."""
+"""Who may call, who may serve and who is a member: the rules alone."""
 
 import pytest
 
 from covey.bus.caller import EVERY_PARTY, check, may_serve, permits
 from covey.errors import CallError
-from covey.store.entries import FeedId
-from covey.store.membership import DEPENDS_ON, READERS, counts, is_member, may_author
+from covey.store.membership import DEPENDS_ON, READERS, is_member
 from covey.store.rows import MemberRow
 
 INFERENCE = frozenset({"inference", "member"})
-FEED = FeedId("keys", "peer", "0" * 16)
 
 
-def member(*roles: str, removed: bool = False, **cutoffs: int) -> MemberRow:
-    return MemberRow(peer="peer", roles=roles, removed=removed, cutoffs={str(FEED): at for at in cutoffs.values()})
+def member(*roles: str, removed: bool = False) -> MemberRow:
+    return MemberRow(peer="peer", roles=roles, removed=removed)
 
 
 @pytest.mark.parametrize(
@@ -53,22 +51,6 @@ def test_membership_begins_with_a_role_and_ends_with_a_removal() -> None:
     assert not is_member(member())
     assert is_member(member("web"))
     assert not is_member(member("web", removed=True))
-
-
-def test_only_auth_nodes_write_and_a_founder_until_its_row_is_there() -> None:
-    assert may_author("peer", None, "peer")
-    assert not may_author("peer", None, "other")
-    assert may_author("peer", member("auth"), "other")
-    assert not may_author("peer", member("web"), "peer")
-    assert not may_author("peer", member("auth", removed=True), "peer")
-
-
-def test_a_removed_author_s_entries_count_up_to_the_cutoff() -> None:
-    row = member("auth", removed=True, here=3)
-    assert [counts(FEED, seq, row, "other") for seq in (1, 3, 4)] == [True, True, False]
-    assert not counts(FEED, 1, member("auth", removed=True), "other")
-    assert not counts(FEED, 1, member("web", removed=True, here=3), "other")
-    assert counts(FEED, 9, member("auth"), "other")
 
 
 def test_whoever_reads_a_kind_reads_what_it_depends_on() -> None:

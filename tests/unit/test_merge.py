@@ -14,17 +14,24 @@ from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import (
     AccountApprove,
     AccountCreate,
+    AccountRename,
+    Admit,
+    InvitationCreate,
     InvitationUse,
     KeyCreate,
     KeyRevoke,
     Op,
     OwnerStanding,
+    PasswordSet,
+    Remove,
     Rename,
+    SessionEnd,
+    SessionStart,
 )
 from covey.store.entries import KINDS
 from covey.store.feeds import OP_KINDS
 from covey.store.memory import MemoryStore
-from covey.store.merge import _RULES, EntryMeta, apply
+from covey.store.merge import _RULES, EntryMeta, apply, is_denial, touched
 from covey.store.rows import (
     AccountRow,
     InvitationRow,
@@ -33,7 +40,7 @@ from covey.store.rows import (
     NameRow,
     StandingRow,
 )
-from covey.store.view import View, encode_row, row_key
+from covey.store.view import View, encode_row, key_of, row_key
 from covey.store.writer import Overlay
 
 
@@ -93,8 +100,57 @@ def test_the_lowest_clock_keeps_a_name() -> None:
     for order in permutations([first, second, third]):
         overlay = Overlay(MemoryStore())
         overlay.put(list(rows(list(order)).items()))
-        assert View(overlay).get(NameRow, "ann") == NameRow(name="ann", account="2", clock=5, entry=b"a")
+        assert View(overlay).get(NameRow, "ann") == NameRow(
+            name="ann", claims=((5, b"a", "2"), (5, b"b", "1"), (6, b"0", "3"))
+        )
         assert [row.name for row in View(overlay).all(AccountRow)] == ["ann"] * 3  # the losers keep their accounts
+
+
+def test_of_an_account_s_own_claims_to_a_name_the_first_counts_and_the_last_name_is_the_one_it_has() -> None:
+    first = (EntryMeta(1, "secret/p/1", 1, b"a"), (AccountCreate("1", "ann", "user", False, 1, "x"),))
+    second = (EntryMeta(2, "secret/p/1", 2, b"b"), (AccountRename("1", "bob", "x"),))
+    third = (EntryMeta(3, "secret/p/1", 3, b"c"), (AccountRename("1", "ann", "x"),))
+    for order in permutations([first, second, third]):
+        overlay = Overlay(MemoryStore())
+        overlay.put(list(rows(list(order)).items()))
+        row = View(overlay).get(NameRow, "ann")
+        account = View(overlay).get(AccountRow, "1")
+        assert row is not None
+        assert account is not None
+        assert row.claims == ((1, b"a", "1"),)
+        assert account.name == "ann"
+
+
+def test_what_an_operation_touches_is_what_it_changes() -> None:
+    for op in example_ops():
+        changed = {row_key(row) for row in apply(View(Overlay(MemoryStore())), EntryMeta(1, "f", 1, b""), op)}
+        assert changed == {key_of(*row) for row in touched(op)}
+
+
+def test_denials_are_what_takes_away() -> None:
+    denials = {type(op) for op in example_ops() if is_denial(op)}
+    assert denials == {Remove, KeyRevoke, PasswordSet, SessionEnd, InvitationUse, OwnerStanding}
+    assert not is_denial(OwnerStanding("o", 2, True, "x"))
+
+
+def example_ops() -> list[Op]:
+    """One of each."""
+    return [
+        Admit("p", ("auth",), "n", "x"),
+        Remove("p", {}, "x"),
+        Rename("p", "n", "x"),
+        KeyCreate("k", "o", b"d", "p", "l", (), KeyLimits(), 1, None, "o"),
+        KeyRevoke("k", "x"),
+        OwnerStanding("o", 1, False, "x"),
+        AccountCreate("1", "ann", "admin", True, 1, "x"),
+        AccountRename("1", "bob", "x"),
+        AccountApprove("1", "x"),
+        PasswordSet("1", 1, "h", "x"),
+        SessionStart(b"s", "1", 1, 1, 2),
+        SessionEnd(b"s"),
+        InvitationCreate("i", b"d", "user", "l", 1, 2, "x"),
+        InvitationUse("i", "1"),
+    ]
 
 
 def test_an_older_rename_that_comes_late_changes_nothing() -> None:

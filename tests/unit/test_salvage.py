@@ -55,7 +55,7 @@ def test_a_removal_is_cut_off_where_the_feeds_now_end() -> None:
 
 
 def test_names_come_back_with_their_accounts() -> None:
-    assert list(again(NameRow(name="ann", account="1", clock=1, entry=b""), view_of([]), {})) == []
+    assert list(again(NameRow(name="ann", claims=((1, b"", "1"),)), view_of([]), {})) == []
 
 
 def test_only_rows_under_their_own_key_are_believed() -> None:

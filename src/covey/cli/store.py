@@ -155,3 +155,10 @@ def _describe(report: "CheckReport", folder: Path) -> None:
         f"The store in {folder} is {verdict}: {report.records} records, {report.feeds} feeds, "
         f"{report.entries} entries, {report.rows} rows."
     )
+    click.echo("Every signature, hash and link of every entry was checked, and every row made anew and compared.")
+    if report.void:
+        click.echo(f"{report.void} entries do not count: their author was removed before.")
+    if report.proofs:
+        click.echo(f"{report.proofs} feeds are frozen: their author wrote two different entries for one place.")
+    if report.ahead:
+        click.echo(f"{report.ahead} entries wait: the clock of the node that wrote them is far ahead.")

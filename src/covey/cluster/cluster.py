@@ -16,7 +16,6 @@ from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.cluster.address_book import AddressBook
 from covey.cluster.exchange import Exchange
-from covey.cluster.following import follow_members
 from covey.cluster.joining import JoinDialer, answer_join
 from covey.cluster.link import LinkConfig
 from covey.cluster.links import Host, Links
@@ -27,8 +26,12 @@ from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.contracts.method import Nothing
 from covey.errors import CallError
+from covey.store.feed_log import GENESIS_KEY
+from covey.store.feeds import Clock
+from covey.store.genesis import read_genesis
 from covey.store.identity import Identity
 from covey.store.rows import MemberRow
+from covey.store.sync import Sync
 from covey.store.writer import Store
 from covey.transport.base import PeerId
 
@@ -36,6 +39,9 @@ log = logging.getLogger(__name__)
 
 PORT_DEFAULT = 26840
 LOOK_AT_INTERFACES_SECONDS = 2.0
+ASK_BEFORE_WRITING_SECONDS_MAX = 3.0
+"""How long an auth node's first write waits for another one to say what it wrote before: its disk may have been put
+back to an older state, and no sequence number may be used twice."""
 Welcomer = Callable[[PeerId, JoinRequest], Awaitable[JoinAnswer]]
 
 
@@ -96,6 +102,7 @@ class Cluster:
         identity: Identity,
         config: NetworkConfig,
         open_host: HostOpener,
+        clock: Clock,
         *,
         seed: int | None = None,
     ) -> None:
@@ -106,6 +113,7 @@ class Cluster:
         self._identity = identity
         self._config = config
         self._open_host = open_host
+        self.sync = Sync(bus, store, identity, clock, lambda: self.membership.granted(bus.me))
         self._seed = seed
         self._local = store.local("cluster")
         self._standing = Standing(self.membership, self.book, self._local, bus.me)
@@ -115,6 +123,7 @@ class Cluster:
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
         self._waking = trio.Lock()
+        self._may_write = False
         bus.known_name = self.membership.known_name
 
     # The door of roles
@@ -136,6 +145,38 @@ class Cluster:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """See `ClusterDoor.addresses`."""
         return self._exchange.known()
+
+    async def caught_up(self) -> None:
+        """See `ClusterDoor.caught_up`."""
+        if self._may_write or not self._other_authors():
+            return
+        with trio.move_on_after(ASK_BEFORE_WRITING_SECONDS_MAX):
+            await self._until(lambda: self.sync.caught_up)
+        self._may_write = True
+
+    @property
+    def is_complete(self) -> bool:
+        """See `ClusterDoor.is_complete`."""
+        genesis = self._store.reader.get(GENESIS_KEY)
+        founded = genesis is not None and read_genesis(genesis).founder == self._bus.me
+        return founded or bool(self._local.get(b"complete"))
+
+    async def complete(self) -> None:
+        """See `ClusterDoor.complete`."""
+        if not self.is_complete:
+            await self._until(lambda: self.sync.caught_up)
+            await self._local.put(b"complete", b"1")
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while True:
+            seen = self.sync.changes.count
+            if holds():
+                return
+            await self.sync.changes.after(seen)
+
+    def _other_authors(self) -> bool:
+        rows = self.membership.rows().items()
+        return any("auth" in row.roles and not row.removed and peer != self._bus.me for peer, row in rows)
 
     def _own_addresses(self) -> tuple[str, ...]:
         return () if self._host is None else self._host.addresses
@@ -229,7 +270,7 @@ class Cluster:
             try:
                 async with open_background() as nursery:
                     nursery.start_soon(links.run)
-                    nursery.start_soon(follow_members, self._bus.stamped("member"), self._store, links.changes)
+                    nursery.start_soon(self.sync.run, links.changes)
                     nursery.start_soon(self._exchange.run)
                     nursery.start_soon(Relaying(host, links.neighbours, self.book.get).run)
                     nursery.start_soon(self._watch_interfaces, host, links)

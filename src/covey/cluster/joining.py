@@ -88,7 +88,7 @@ async def join(dialer: JoinDialer, store: Store, invite: Invite, *, name: str, v
         raise CallError.of(answer.refusal)
     if answer.welcome is None:
         raise CallError("protocol", "The node that made the invite gave no answer: upgrade the older one.")
-    await install(store, answer.welcome.genesis, network_id, answer.welcome.members)
+    await install(store, answer.welcome.genesis, network_id, answer.welcome.members, now=now)
     return answer.welcome
 
 

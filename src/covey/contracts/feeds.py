@@ -29,7 +29,8 @@ class Admit(msgspec.Struct, frozen=True, tag="member.admit/1"):
 class Remove(msgspec.Struct, frozen=True, tag="member.remove/1"):
     """A node is a member no longer, ever: a machine that comes back does so with a new identity.
 
-    `cutoffs`: per feed of the removed author, the last sequence number that still counts.
+    `cutoffs`: per feed of the removed author, the last sequence number that still counts; of a feed that is not among
+    them, none. `covey.store.verdict` says what becomes of authors that remove each other.
     """
 
     peer: str
@@ -91,6 +92,14 @@ class AccountCreate(msgspec.Struct, frozen=True, tag="account.create/1"):
     by: str
 
 
+class AccountRename(msgspec.Struct, frozen=True, tag="account.rename/1"):
+    """A person is called otherwise from now on. Of two with one name the one who claimed it first has it."""
+
+    id: str
+    name: str
+    by: str
+
+
 class AccountApprove(msgspec.Struct, frozen=True, tag="account.approve/1"):
     """A pending account is pending no longer."""
 
@@ -99,7 +108,10 @@ class AccountApprove(msgspec.Struct, frozen=True, tag="account.approve/1"):
 
 
 class PasswordSet(msgspec.Struct, frozen=True, tag="password.set/1"):
-    """`hash` is argon2id's own encoded form. Sessions of a lower epoch are over."""
+    """`hash` is argon2id's own encoded form. Sessions of a lower epoch are over.
+
+    `hash` "": the password of a voided entry (`covey.store.reissue`): nobody logs in until an administrator sets one.
+    """
 
     id: str
     epoch: int
@@ -144,7 +156,16 @@ class InvitationUse(msgspec.Struct, frozen=True, tag="invitation.use/1"):
 
 MembersOp = Admit | Remove | Rename
 KeysOp = KeyCreate | KeyRevoke | OwnerStanding
-SecretOp = AccountCreate | AccountApprove | PasswordSet | SessionStart | SessionEnd | InvitationCreate | InvitationUse
+SecretOp = (
+    AccountCreate
+    | AccountRename
+    | AccountApprove
+    | PasswordSet
+    | SessionStart
+    | SessionEnd
+    | InvitationCreate
+    | InvitationUse
+)
 Op = MembersOp | KeysOp | SecretOp
 OPS: dict[Kind, object] = {"members": MembersOp, "keys": KeysOp, "secret": SecretOp}
 """What each kind of feed may hold: an op in another kind's feed makes its entry invalid."""

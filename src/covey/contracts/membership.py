@@ -6,7 +6,7 @@ Only membership admits; addresses are hints. A call made for a person carries th
 import msgspec
 
 from covey.contracts.auth import Actor
-from covey.contracts.method import Nothing, Party, Streaming, Unary
+from covey.contracts.method import Nothing, Party, Unary
 
 INVITE_USES_MAX = 1_000
 INVITE_SECONDS_MAX = 30 * 24 * 3600
@@ -115,23 +115,3 @@ class RenameNode(msgspec.Struct, frozen=True):
 
 
 RENAME_NODE = Unary("auth.rename_node", RenameNode, Member, access=ADMINISTRATORS)
-
-
-class TailMembers(msgspec.Struct, frozen=True):
-    """What the reader has: the last sequence number of each feed."""
-
-    vector: dict[str, int]
-
-
-class FeedEntries(msgspec.Struct, frozen=True):
-    """Entries in an order in which each follows its feed's last: exact bytes, signature first. Empty: a heartbeat.
-
-    `heads`: the last sequence number of each feed that the sender holds.
-    """
-
-    entries: tuple[bytes, ...]
-    heads: dict[str, int]
-
-
-TAIL_MEMBERS = Streaming("feeds.tail_members", TailMembers, FeedEntries, access=frozenset({"member"}), idle_seconds=30)
-"""The members feed, from where the reader stands, then live, with heartbeats. Served by every auth node."""

@@ -16,6 +16,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `records`: everything in the store, each read once with its checksum. `view_hashes`: as `View.hash`, by kind, of
     what the entries add up to. `network_id` is "" for a node that holds no feeds.
+    `void`: entries that do not count, their author having been removed. `proofs`: feeds whose author wrote two entries
+    for one place. `ahead`: entries whose clock is too far ahead, and whose attributes wait.
     """
 
     network_id: str
@@ -24,6 +26,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     operations: int
     rows: int
+    void: int = 0
+    proofs: int = 0
+    ahead: int = 0
     view_hashes: dict[str, str]
     problems: tuple[str, ...]
 

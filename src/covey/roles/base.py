@@ -70,6 +70,21 @@ class ClusterDoor(Protocol):
         """Where members were last reached, by peer id, this node included."""
         ...
 
+    async def caught_up(self) -> None:
+        """Until this node has heard, since it started, what another auth node holds; for some seconds at most. At once
+        where there is no other.
+        """
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this node's store has ever held all that its network's did: it founded it, or has caught up once."""
+        ...
+
+    async def complete(self) -> None:
+        """Until that is so."""
+        ...
+
 
 class Alone:
     """The door of a node that cannot have a cluster, as in tests of a single role."""
@@ -84,6 +99,17 @@ class Alone:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """None."""
         return {}
+
+    async def caught_up(self) -> None:
+        """There is nobody to ask."""
+
+    @property
+    def is_complete(self) -> bool:
+        """There is nothing but its own."""
+        return True
+
+    async def complete(self) -> None:
+        """At once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

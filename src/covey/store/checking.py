@@ -1,20 +1,38 @@
 """Whether a store is what it claims: every signature, hash and link of its feeds, and the view that they add up to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from covey.contracts.store import CheckReport
 from covey.errors import CallError
-from covey.store.entries import KINDS, NO_HEAD, EntryError, FeedId, Head, Sealed, check_place, check_signature, unseal
-from covey.store.feed_log import GENESIS_KEY, apply_entry, entry_key, lost_key, read_heads
-from covey.store.genesis import network_hash, read_genesis
+from covey.store.entries import (
+    KINDS,
+    NO_HEAD,
+    EntryError,
+    FeedId,
+    Head,
+    Sealed,
+    check_place,
+    check_signature,
+    is_feed,
+    unseal,
+)
+from covey.store.feed_log import (
+    DERIVED_PREFIXES,
+    GENESIS_KEY,
+    derive_view,
+    entry_key,
+    is_author,
+    lost_key,
+    read_heads,
+    read_proofs,
+    read_verdict,
+)
+from covey.store.genesis import network_hash
+from covey.store.ingest import checked_proof
 from covey.store.kv import Reader
-from covey.store.membership import AUTHOR_ROLE
-from covey.store.memory import MemoryStore
-from covey.store.rows import MemberRow
-from covey.store.view import View, hash_rows
-from covey.store.writer import Overlay
+from covey.store.view import hash_rows
 
 PROBLEMS_MAX = 100
 """The first of them tell enough."""
@@ -51,7 +69,6 @@ def check_reader(reader: Reader) -> CheckReport:
             problems=tuple(stray),
         )  # fmt: skip
     net = network_hash(genesis)
-    derived = Overlay(MemoryStore())
     heads: dict[str, Head] = {}
     problems: list[str] = []
     entries = operations = 0
@@ -60,19 +77,23 @@ def check_reader(reader: Reader) -> CheckReport:
         entries += len(chain.sound)
         if chain.problem:
             problems.append(chain.problem.message)
-        for sealed in chain.sound:
-            operations += len(sealed.entry.ops)
-            apply_entry(derived, sealed)
+        operations += sum(len(sealed.entry.ops) for sealed in chain.sound)
+    derived = derive_view(reader, {feed: head.seq for feed, head in heads.items()})
+    rows = {key: value for key, value in derived.changes.items() if key.startswith(DERIVED_PREFIXES)}
     problems += _check_heads(reader, heads)
-    problems += _check_authors(derived, heads, read_genesis(genesis).founder)
-    problems += _check_rows(reader, derived)
+    problems += _check_authors(derived, heads)
+    problems += _check_proofs(reader, net)
+    problems += _check_rows(reader, rows)
     return CheckReport(
         network_id=net.hex(),
         records=records,
         feeds=len(heads),
         entries=entries,
         operations=operations,
-        rows=len(derived.changes),
+        rows=sum(key.startswith(b"v/") for key in rows),
+        void=_void(derived, heads),
+        proofs=len(read_proofs(reader)),
+        ahead=sum(1 for _ in reader.scan(b"f/")),
         view_hashes={kind: hash_rows(derived.scan(f"v/{kind}/".encode())) for kind in KINDS},
         problems=tuple(problems[:PROBLEMS_MAX]),
     )
@@ -121,23 +142,35 @@ def _check_heads(reader: Reader, heads: dict[str, Head]) -> Iterator[str]:
                 yield f"{feed} builds on entry {seq} of {other}, which is missing."
 
 
-def _check_authors(derived: Reader, heads: dict[str, Head], founder: str) -> Iterator[str]:
-    view = View(derived)
+def _check_authors(derived: Reader, heads: dict[str, Head]) -> Iterator[str]:
     for feed in heads:
         try:
             author = FeedId.parse(feed).author
         except CallError as error:
             yield error.message
             continue
-        row = view.get(MemberRow, author)
-        if row is None or (AUTHOR_ROLE not in row.roles and author != founder):
+        if not is_author(derived, author):
             yield f"{feed} was written by a node that was never an auth node of this network."
 
 
-def _check_rows(reader: Reader, derived: Overlay) -> Iterator[str]:
-    stored = dict(reader.scan(b"v/"))
-    for key in sorted(stored.keys() | derived.changes.keys()):
-        if stored.get(key) != derived.changes.get(key):
+def _void(derived: Reader, heads: dict[str, Head]) -> int:
+    """How many entries there are beyond what counts of their feeds."""
+    verdict = read_verdict(derived)
+    limits = {feed: verdict.limit(FeedId.parse(feed)) for feed in heads if is_feed(feed)}
+    return sum(max(0, heads[feed].seq - limit) for feed, limit in limits.items())
+
+
+def _check_proofs(reader: Reader, net: bytes) -> Iterator[str]:
+    for feed, proof in read_proofs(reader).items():
+        pair = checked_proof((proof.first, proof.second))
+        if pair is None or pair[0].entry.feed != feed or pair[0].entry.seq != proof.seq or pair[0].entry.net != net:
+            yield f"What is kept as the proof that {feed} has two entries {proof.seq} does not prove it."
+
+
+def _check_rows(reader: Reader, derived: Mapping[bytes, bytes | None]) -> Iterator[str]:
+    stored = {key: value for prefix in DERIVED_PREFIXES for key, value in reader.scan(prefix)}
+    for key in sorted(stored.keys() | derived.keys()):
+        if stored.get(key) != derived.get(key):
             name = key.decode("utf-8", "replace").removeprefix("v/")
             flaw = "is missing" if key not in stored else "is not what the feeds add up to"
             yield f"The row {name} {flaw}."

@@ -31,6 +31,8 @@ Flaw = Literal[
     "broken_chain",
     "bad_signature",
     "not_an_author",
+    "removed",
+    "gap",
     "missing_dependency",
     "equivocation",
 ]
@@ -42,10 +44,11 @@ _TAGS: dict[Kind, frozenset[str]] = {
 
 
 class EntryError(CallError):
-    """An entry that must not be believed; `reason` is its `Flaw`."""
+    """An entry that must not be believed; `reason` is its `Flaw`; `feed`: which it says it is of, or ""."""
 
-    def __init__(self, flaw: Flaw, message: str) -> None:
+    def __init__(self, flaw: Flaw, message: str, feed: str = "") -> None:
         super().__init__("protocol", message, reason=flaw)
+        self.feed = feed
 
 
 class UnknownOpError(EntryError):
@@ -53,7 +56,9 @@ class UnknownOpError(EntryError):
 
     def __init__(self, tag: str, feed: str, seq: int) -> None:
         super().__init__(
-            "unknown_op", f"Entry {seq} of {feed} holds {tag!r}, which this version does not know: upgrade Covey."
+            "unknown_op",
+            f"Entry {seq} of {feed} holds {tag!r}, which this version does not know: upgrade Covey.",
+            feed,
         )
 
 
@@ -77,6 +82,11 @@ class FeedId(msgspec.Struct, frozen=True, order=True):
         if (match := _FEED.fullmatch(text)) is None:
             raise EntryError("malformed", f"{text[:128]!r} is not the name of a feed.")
         return cls(cast(Kind, match[1]), match[2], match[3])
+
+
+def is_feed(text: str) -> bool:
+    """Whether it is exactly of that form."""
+    return _FEED.fullmatch(text) is not None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ signed entry per kind of feed. Entries, heads and rows go to the disk in one syn
 
 import heapq
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -23,17 +24,22 @@ from covey.store.feed_log import (
     UNSEEN_KEY,
     read_entries,
     read_heads,
+    read_verdict,
     rebuild_view,
     record,
+    settle_anew,
 )
 from covey.store.genesis import found, network_hash, read_genesis
 from covey.store.hybrid_clock import tick
 from covey.store.identity import Identity
+from covey.store.ingest import Ingested
 from covey.store.kv import FORMAT_KEY, Batch, Reader, StoreError
-from covey.store.membership import AUTHOR_ROLE, DEPENDS_ON, may_author
+from covey.store.membership import AUTHOR_ROLE, DEPENDS_ON
+from covey.store.reissue import reissued
 from covey.store.rows import MemberRow
 from covey.store.view import VIEW_KEY, VIEW_VERSION, View
 from covey.store.writer import LOCAL_PREFIX, Overlay, Store
+from covey.transport.base import PeerId
 
 OP_KINDS: dict[type[Any], Kind] = {op: kind for kind in KINDS for op in get_args(OPS[kind])}
 
@@ -42,6 +48,11 @@ Decide = Callable[[View], Sequence[Op]]
 
 
 T = TypeVar("T")
+Settled = Callable[[Mapping[str, int]], Awaitable[tuple[PeerId, ...]]]
+"""From the heads that were written to the members that have them (`covey.store.acks.Acks.settled`)."""
+
+OPS_PER_REISSUE = 256
+"""In one entry, of what is said again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,24 @@ class Clock(Protocol):
         ...
 
 
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where an append ended up: the feeds it wrote, with their new last sequence numbers. Empty: nothing to do."""
+class Receipt(Generic[T]):
+    """Where an append ended up: the feeds it wrote, with their new last sequence numbers. Empty: nothing to do.
+
+    `result`: what the decision gave. `held_by`: the other members that have said by now that they have it, too.
+    """
 
     heads: Mapping[str, int]
+    result: T
+    held_by: tuple[PeerId, ...] = ()
 
 
 class Author:
@@ -77,44 +101,69 @@ class Author:
     Args:
         identity: who signs.
         genesis: the network's, as stored.
-        incarnation: of this node's feeds.
+        incarnation: of the feeds; `None`: as the store says, where it may have to begin anew.
     """
 
-    def __init__(self, identity: Identity, genesis: bytes, incarnation: str) -> None:
+    def __init__(self, identity: Identity, genesis: bytes, incarnation: str | None = None) -> None:
         self._identity = identity
-        self._founder = read_genesis(genesis).founder
         self._incarnation = incarnation
         self.net = network_hash(genesis)
 
-    def own(self, kind: Kind) -> str:
-        """The name of this node's feed of that kind."""
-        return str(FeedId(kind, self._identity.peer_id, self._incarnation))
+    def own(self, reader: Reader, kind: Kind) -> str:
+        """The name of this author's feed of that kind."""
+        incarnation = self._incarnation or (reader.get(INCARNATION_KEY) or b"").decode()
+        return str(FeedId(kind, self._identity.peer_id, incarnation))
 
-    def plan(self, reader: Reader, decide: Decide, now: float) -> tuple[Batch, Receipt]:
+    def plan(self, reader: Reader, decide: Decide, now: float) -> tuple[Batch, dict[str, int]]:
         """What to write for a decision; `CallError` as `Feeds.append`. `now` in Unix seconds."""
         return self.write(reader, decide(View(reader)), now)
 
-    def write(self, reader: Reader, ops: Sequence[Op], now: float) -> tuple[Batch, Receipt]:
+    def write(self, reader: Reader, ops: Sequence[Op], now: float) -> tuple[Batch, dict[str, int]]:
         """The same, for what has been decided."""
         if not ops:
-            return [], Receipt({})
-        view, me = View(reader), self._identity.peer_id
-        if not may_author(me, view.get(MemberRow, me), self._founder):
+            return [], {}
+        overlay = Overlay(reader)
+        heads = self.lay(overlay, ops, now)
+        return list(overlay.changes.items()), heads
+
+    def lay(self, overlay: Overlay, ops: Sequence[Op], now: float) -> dict[str, int]:
+        """The same, laid over the store; returns the last sequence numbers of the feeds that it wrote."""
+        if not read_verdict(overlay).may_write(self._identity.peer_id):
             raise CallError(
                 "forbidden",
                 "This node's key is not that of an auth node of its network: `covey store restore` the backup that "
                 "belongs here, or join anew with an empty data folder.",
             )
-        overlay = Overlay(reader)
+        self._thaw(overlay)
         heads: dict[str, int] = {}
-        for kind in KINDS:
-            said = tuple(op for op in ops if OP_KINDS[type(op)] == kind)
-            if said:
-                heads[self.own(kind)] = self._write_entry(overlay, kind, said, now)
-        return list(overlay.changes.items()), Receipt(heads)
+        pending = list(ops)
+        while pending:
+            voided: list[Op] = []
+            for kind in KINDS:
+                said = tuple(op for op in pending if OP_KINDS[type(op)] == kind)
+                if said:
+                    feed, seq = self._write_entry(overlay, kind, said, now, voided)
+                    heads[feed] = seq
+            pending = reissued(voided, View(overlay))  # removing an author may undo what it denied
+        return heads
 
-    def _write_entry(self, overlay: Overlay, kind: Kind, ops: tuple[Op, ...], now: float) -> int:
-        feed = self.own(kind)
+    def say_again(self, overlay: Overlay, taken: Ingested, now: float) -> None:
+        """Deny anew what was denied in entries that count no more (`covey.store.ingest.Aftermath`)."""
+        if taken.voided and read_verdict(overlay).may_write(self._identity.peer_id):
+            again = reissued(taken.voided, View(overlay))
+            for start in range(0, len(again), OPS_PER_REISSUE):
+                self.lay(overlay, again[start : start + OPS_PER_REISSUE], now)
+
+    def _thaw(self, overlay: Overlay) -> None:
+        """Begin anew where one of this node's feeds is frozen: another copy of it wrote there, too."""
+        frozen = read_verdict(overlay).frozen
+        if self._incarnation is None and any(self.own(overlay, kind) in frozen for kind in KINDS):
+            overlay.put([(INCARNATION_KEY, secrets.token_hex(8).encode())])
+
+    def _write_entry(
+        self, overlay: Overlay, kind: Kind, ops: tuple[Op, ...], now: float, voided: list[Op]
+    ) -> tuple[str, int]:
+        feed = self.own(overlay, kind)
         heads: dict[str, Head] = {}
         for other in DEPENDS_ON[kind]:
             heads |= read_heads(overlay, f"{other}/")
@@ -126,19 +175,23 @@ class Author:
             feed=feed,
             seq=head.seq + 1,
             prev_hash=head.hash,
-            clock=clock,
+            clock=max(clock, head.clock + 1),  # a disk put back may have forgotten what its peers gave back
             deps=new_deps({other: theirs.seq for other, theirs in heads.items()}, head.deps),
             ops=ops,
         )
-        record(overlay, seal(self._identity, entry), head)
-        overlay.put([(CLOCK_KEY, clock.to_bytes(8))])
-        return entry.seq
+        voided += record(overlay, seal(self._identity, entry), head, read_verdict(overlay))
+        overlay.put([(CLOCK_KEY, entry.clock.to_bytes(8))])
+        return feed, entry.seq
 
 
 class Feeds:
     """This node's own feeds, and the view of all. Made by `open_feeds`."""
 
     def __init__(self, store: Store, author: Author, clock: Clock, recovery_key: str | None) -> None:
+        self.settled: Settled = _held_here_alone
+        """Waits for others to have what was written."""
+        self.may_write: Callable[[], Awaitable[None]] = _at_once
+        """Waited for before anything is written: until peers have said what this node wrote before."""
         self._store = store
         self._author = author
         self._clock = clock
@@ -151,7 +204,7 @@ class Feeds:
 
     def own(self, kind: Kind) -> str:
         """The name of this node's feed of that kind."""
-        return self._author.own(kind)
+        return self._author.own(self.reader, kind)
 
     def heads(self) -> dict[str, int]:
         """The last sequence number of every feed that this node holds."""
@@ -161,8 +214,9 @@ class Feeds:
         """Say that a person is shown the recovery key now: the network that it belongs to is there to stay."""
         await self._store.commit(lambda _: ([(UNSEEN_KEY, None)], None))
 
-    async def append(self, decide: Decide) -> Receipt:
-        """Decide on the current view, and write what was decided. Durable on this node's disk when it returns.
+    async def append(self, decide: Decide) -> Receipt[None]:
+        """Decide on the current view, and write what was decided. Durable on this node's disk when it returns, and on
+        another auth node's where one is linked and answers.
 
         Args:
             decide: sees all that was appended before it. Its ops may be of several kinds; all of them happen at once.
@@ -171,9 +225,9 @@ class Feeds:
             CallError: the decision's own refusal; `too_large`; `forbidden` where this node may no longer write;
                 `storage` where the disk refused: then nothing happened.
         """
-        return await self._store.commit(lambda reader: self._author.plan(reader, decide, self._clock.now()))
+        return await self.append_with(lambda reader: Decision(decide(View(reader)), None))
 
-    async def append_with(self, decide: Callable[[Reader], Decision[T]]) -> T:
+    async def append_with(self, decide: Callable[[Reader], Decision[T]]) -> Receipt[T]:
         """As `append`, for a decision that also reads or changes what never leaves this node: all of it, or nothing.
 
         Args:
@@ -181,14 +235,16 @@ class Feeds:
                 lies in this node's own corner; anything else is a `ValueError`.
         """
 
-        def plan(reader: Reader) -> tuple[Batch, T]:
+        def plan(reader: Reader) -> tuple[Batch, tuple[dict[str, int], T]]:
             decision = decide(reader)
             if any(not key.startswith(LOCAL_PREFIX) for key, _ in decision.local):
                 raise ValueError("a decision writes to the feeds by its operations alone")
-            said, _ = self._author.write(reader, decision.ops, self._clock.now())
-            return [*said, *decision.local], decision.result
+            said, heads = self._author.write(reader, decision.ops, self._clock.now())
+            return [*said, *decision.local], (heads, decision.result)
 
-        return await self._store.commit(plan)
+        await self.may_write()
+        heads, result = await self._store.commit(plan)
+        return Receipt(heads, result, await self.settled(heads))
 
     def history(self, kind: Kind, *, newest_first: bool = False) -> Iterator[Sealed]:
         """Every entry of one kind, over all authors, by clock: for the audit. Lazy: take as many as you need."""
@@ -197,10 +253,17 @@ class Feeds:
         return heapq.merge(*feeds, key=attrgetter("entry.clock", "entry.feed"), reverse=newest_first)
 
 
+async def _held_here_alone(heads: Mapping[str, int]) -> tuple[PeerId, ...]:
+    return ()
+
+
+async def _at_once() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
     genesis: bytes
-    incarnation: str
     recovery_key: str | None
 
 
@@ -231,7 +294,7 @@ async def open_feeds(
         StoreError: `newer_format`: a newer Covey wrote these feeds; or the disk refused.
     """
     opened = await store.commit(lambda reader: _open(reader, identity, clock.now(), may_found=found))
-    author = Author(identity, opened.genesis, opened.incarnation)
+    author = Author(identity, opened.genesis)
     feeds = Feeds(store, author, clock, opened.recovery_key)
 
     def admit_self(view: View) -> Sequence[Op]:
@@ -260,14 +323,15 @@ def _open(reader: Reader, identity: Identity, now: float, *, may_found: bool) ->
         if not may_found:
             raise CallError("not_found", "This node belongs to no network yet: `covey join` one.", reason="no_network")
         genesis, recovery_key = found(identity.peer_id, now)
-        changes += [(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode()), (UNSEEN_KEY, b"")]
+        overlay = Overlay(reader)
+        overlay.put([(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode()), (UNSEEN_KEY, b"")])
+        settle_anew(overlay)
+        changes += overlay.changes.items()
     else:
-        changes += _upgrade_view(reader)
-    incarnation = reader.get(INCARNATION_KEY)
-    if incarnation is None:
-        incarnation = secrets.token_hex(8).encode()
-        changes.append((INCARNATION_KEY, incarnation))
-    return changes, _Opened(genesis, incarnation.decode(), recovery_key)
+        changes += upgraded_view(reader)
+    if reader.get(INCARNATION_KEY) is None:
+        changes.append((INCARNATION_KEY, secrets.token_hex(8).encode()))
+    return changes, _Opened(genesis, recovery_key)
 
 
 def _stillborn(reader: Reader, founder: Identity) -> list[bytes]:
@@ -282,8 +346,14 @@ def _stillborn(reader: Reader, founder: Identity) -> list[bytes]:
     return [] if entries > 1 or corner else [key for key, _ in reader.scan(b"") if key != FORMAT_KEY]
 
 
-def _upgrade_view(reader: Reader) -> Batch:
-    """Make the rows anew where the rules that made them have changed since."""
+def upgraded_view(reader: Reader) -> Batch:
+    """Make the rows anew where the rules that made them have changed since.
+
+    Raises:
+        StoreError: `newer_format`: a newer Covey wrote these feeds.
+    """
+    if reader.get(GENESIS_KEY) is None:
+        return []
     mark = reader.get(VIEW_KEY) or b"0"
     version = int(mark) if mark.isdigit() else 0
     if version > VIEW_VERSION:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from nacl.signing import SigningKey
 
-from covey.store.identity import digest
+from covey.store.identity import digest, peer_id_of
 from covey.store.kv import StoreError
 from covey.transport.base import PeerId
 
@@ -33,6 +33,11 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
     recovery_public_key: bytes
     created_at: int
     nonce: bytes
+
+    @property
+    def recovery_peer(self) -> PeerId:
+        """The author of what the recovery key says, in the members feeds."""
+        return peer_id_of(self.recovery_public_key)
 
 
 def found(founder: PeerId, now: float) -> tuple[bytes, str]:

@@ -19,9 +19,19 @@ def tick(last: int, now: float, seen: int = 0) -> int:
         now: Unix seconds.
         seen: the highest of others', which is passed unless it is out of all reason.
     """
-    if seen >> COUNTER_BITS > (now + AHEAD_SECONDS_MAX) * 1000:
+    if is_ahead(seen, now):
         seen = 0
     return max(int(now * 1000) << COUNTER_BITS, last + 1, seen + 1)
+
+
+def is_ahead(clock: int, now: float) -> bool:
+    """Whether a clock is out of all reason, `now` being Unix seconds."""
+    return clock > farthest(now)
+
+
+def farthest(now: float) -> int:
+    """The highest clock that is not."""
+    return (int((now + AHEAD_SECONDS_MAX) * 1000) << COUNTER_BITS) | ((1 << COUNTER_BITS) - 1)
 
 
 def wall_seconds(clock: int) -> float:

@@ -7,9 +7,12 @@ The key space (nothing else is ever written):
 
 | prefix | holds | replicated |
 | --- | --- | --- |
-| `m/` | `m/format`, `m/genesis`, `m/view`: what this store is | genesis only |
+| `m/` | `m/format`, `m/genesis`, `m/view`, `m/verdict`: what this store is | genesis only |
 | `e/<feed>/<seq>` | an entry: its signature and its exact bytes | yes |
 | `h/<feed>` | the head of a feed | derived |
+| `q/<feed>` | the proof that its author wrote two entries for one place | yes |
+| `c/author/…`, `c/removal/…` | what members feeds say about authors, counting or not | derived |
+| `f/<clock>/<feed>/<seq>` | an entry whose clock is too far ahead: its attributes wait | never |
 | `v/<kind>/<type>/<key>` | a row of the view | derived |
 | `x/<feed>/<seq>` | an entry that `covey store repair` set aside | never |
 | `l/<area>/…` | what concerns this node alone: usage, settings, the incarnation of its feeds | never |

@@ -19,7 +19,16 @@ from covey.contracts.store import CheckReport
 from covey.errors import CallError
 from covey.store.backup import BackupFile, BackupMaker, write_backup
 from covey.store.checking import Chain, chains, check_reader
-from covey.store.feed_log import CLOCK_KEY, GENESIS_KEY, INCARNATION_KEY, apply_entry, encode_head, head_key, lost_key
+from covey.store.feed_log import (
+    CLOCK_KEY,
+    GENESIS_KEY,
+    INCARNATION_KEY,
+    apply_entry,
+    encode_head,
+    head_key,
+    lost_key,
+    rebuild_view,
+)
 from covey.store.feeds import Author, Decide
 from covey.store.files import sync_folder
 from covey.store.genesis import network_hash
@@ -28,7 +37,7 @@ from covey.store.kv import FORMAT, KeyValues, Reader, StoreError
 from covey.store.leveldb import HOLDER, open_leveldb, repair_leveldb
 from covey.store.memory import MemoryStore
 from covey.store.salvage import again
-from covey.store.view import TABLES, VIEW_KEY, VIEW_VERSION, View, is_row
+from covey.store.view import TABLES, View, is_row
 from covey.store.writer import Overlay
 
 _OPS_PER_ENTRY = 16
@@ -177,12 +186,9 @@ def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chai
     known.put([pair for pair in kv.scan(b"v/") if is_row(*pair)])
     fresh = Overlay(kv)
     clock = int.from_bytes(kv.get(CLOCK_KEY) or b"")
-    for prefix in (b"v/", b"h/"):
-        fresh.put([(key, None) for key, _ in kv.scan(prefix)])
+    fresh.put([(key, None) for key, _ in kv.scan(b"h/")])
     for chain in found:
-        for sealed in chain.sound:
-            apply_entry(fresh, sealed)
-            clock = max(clock, sealed.entry.clock)
+        clock = max(clock, chain.head.clock)
         for sealed in chain.stranded:
             apply_entry(known, sealed)
             clock = max(clock, sealed.entry.clock)
@@ -191,14 +197,9 @@ def _rewrite(kv: KeyValues, identity: Identity, genesis: bytes, found: list[Chai
         if chain.sound:
             fresh.put([(head_key(chain.feed), encode_head(chain.head))])
     fresh.put([(lost_key(feed), str(seq).encode()) for feed, seq in _lost(found).items()])
+    fresh.put(rebuild_view(fresh))
     incarnation = secrets.token_hex(8)
-    fresh.put(
-        [
-            (VIEW_KEY, str(VIEW_VERSION).encode()),
-            (INCARNATION_KEY, incarnation.encode()),
-            (CLOCK_KEY, clock.to_bytes(8)),
-        ]
-    )
+    fresh.put([(INCARNATION_KEY, incarnation.encode()), (CLOCK_KEY, clock.to_bytes(8))])
     heads = {chain.feed: chain.head.seq for chain in found if chain.sound}
     operations = _missing(known, fresh, heads)
     author = Author(identity, genesis, incarnation)

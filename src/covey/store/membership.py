@@ -2,7 +2,7 @@
 
 from covey.contracts.feeds import Kind
 from covey.contracts.method import Party
-from covey.store.entries import FeedId
+from covey.errors import CallError
 from covey.store.rows import MemberRow
 
 AUTHOR_ROLE = "auth"
@@ -27,22 +27,11 @@ def is_member(member: MemberRow | None) -> bool:
     return member is not None and bool(member.roles) and not member.removed
 
 
-def may_author(peer: str, member: MemberRow | None, founder: str) -> bool:
-    """Whether entries of this peer count, going by its row of the view.
-
-    The founder's word counts until its row exists, which its own first entry makes; from then on it is a member
-    like any other.
-    """
-    if member is None:
-        return peer == founder
-    return AUTHOR_ROLE in member.roles and not member.removed
-
-
-def counts(feed: FeedId, seq: int, member: MemberRow | None, founder: str) -> bool:
-    """Whether an entry counts, going by the row of its author: a removed author's do up to the removal's cutoff.
-
-    So it does not matter whether they arrive before the removal or after it.
-    """
-    if member is not None and member.removed and AUTHOR_ROLE in member.roles:
-        return seq <= member.cutoffs.get(str(feed), 0)
-    return may_author(feed.author, member, founder)
+def removed(row: MemberRow) -> CallError:
+    """What a machine is told that was removed."""
+    return CallError(
+        "forbidden",
+        f"This machine ({row.name}) was removed from the network. To come back it needs a new identity and a new "
+        "invite: covey join --replace INVITE",
+        reason="removed",
+    )

@@ -3,13 +3,15 @@
 The view is a function of the *set* of entries: applied in any order, any number of times, they give byte-identical
 rows. So every rule here is a join, one of:
 
-- a denial only grows: revoked, ended, used, removed;
+- a denial only grows: revoked, ended, used;
+- so does what a node may be: its roles;
 - the highest epoch wins, and on a tie the denying one;
-- a name belongs to the lowest (clock, entry hash) that claims it;
+- a name keeps all its claims, by (clock, entry hash);
 - any other field belongs to its last writer by (clock, feed, seq);
 - of two creations with one id, which no honest author makes, the one with the lesser bytes counts.
 
-Skewed clocks can move names and other fields, and never a denial.
+Skewed clocks can move names and other fields, and never a denial. Which entries count at all, where authors were
+removed, is `covey.store.verdict`'s to say, and so is who is removed: `Remove` changes no row here.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from msgspec.structs import replace
 from covey.contracts.feeds import (
     AccountApprove,
     AccountCreate,
+    AccountRename,
     Admit,
     InvitationCreate,
     InvitationUse,
@@ -37,6 +40,7 @@ from covey.contracts.feeds import (
 )
 from covey.store.rows import (
     AccountRow,
+    Claim,
     InvitationRow,
     KeyRow,
     MemberRow,
@@ -84,20 +88,14 @@ def apply(rows: Rows, meta: EntryMeta, op: Op) -> tuple[Row, ...]:
 def _admit(rows: Rows, meta: EntryMeta, op: Admit) -> tuple[Row, ...]:
     old = rows.get(MemberRow, op.peer)
     row = old or MemberRow(peer=op.peer)
-    if meta.stamp >= row.roles_at:
-        row = replace(row, roles=op.roles, roles_at=meta.stamp)
+    row = replace(row, roles=tuple(sorted({*row.roles, *op.roles})))
     if meta.stamp >= row.name_at:
         row = replace(row, name=op.name, name_at=meta.stamp)
     return _changed(old, row)
 
 
 def _remove(rows: Rows, meta: EntryMeta, op: Remove) -> tuple[Row, ...]:
-    old = rows.get(MemberRow, op.peer)
-    row = old or MemberRow(peer=op.peer)
-    cutoffs = op.cutoffs
-    if row.removed:  # by two authors: what either cuts off is cut off
-        cutoffs = {feed: min(row.cutoffs[feed], cutoffs[feed]) for feed in row.cutoffs.keys() & cutoffs.keys()}
-    return _changed(old, replace(row, removed=True, cutoffs=cutoffs))
+    return ()
 
 
 def _rename(rows: Rows, meta: EntryMeta, op: Rename) -> tuple[Row, ...]:
@@ -133,15 +131,24 @@ def _account_create(rows: Rows, meta: EntryMeta, op: AccountCreate) -> tuple[Row
     old = rows.get(AccountRow, op.id)
     row = old or AccountRow(id=op.id)
     account = _changed(old, replace(row, created=_lesser(row.created, op)))
-    holder = rows.get(NameRow, op.name)
-    claim = NameRow(name=op.name, account=op.id, clock=meta.clock, entry=meta.hash)
-    if holder is not None and _claim_rank(holder) <= _claim_rank(claim):
-        return account
-    return (*account, claim)
+    return (*account, *_claim(rows, meta, op.name, op.id))
 
 
-def _claim_rank(claim: NameRow) -> tuple[int, bytes, str]:
-    return (claim.clock, claim.entry, claim.account)
+def _account_rename(rows: Rows, meta: EntryMeta, op: AccountRename) -> tuple[Row, ...]:
+    old = rows.get(AccountRow, op.id)
+    row = old or AccountRow(id=op.id)
+    if meta.stamp >= row.renamed_at:
+        row = replace(row, renamed=op.name, renamed_at=meta.stamp)
+    return (*_changed(old, row), *_claim(rows, meta, op.name, op.id))
+
+
+def _claim(rows: Rows, meta: EntryMeta, name: str, account: str) -> tuple[Row, ...]:
+    """Of an account's own claims to one name the first counts."""
+    old = rows.get(NameRow, name)
+    claims = {claim[2]: claim for claim in old.claims} if old else {}
+    mine: Claim = (meta.clock, meta.hash, account)
+    claims[account] = min(mine, claims.get(account, mine))
+    return _changed(old, NameRow(name=name, claims=tuple(sorted(claims.values()))))
 
 
 def _account_approve(rows: Rows, meta: EntryMeta, op: AccountApprove) -> tuple[Row, ...]:
@@ -189,6 +196,7 @@ _RULES: dict[type[Any], Callable[[Rows, EntryMeta, Any], tuple[Row, ...]]] = {
     KeyRevoke: _key_revoke,
     OwnerStanding: _owner_standing,
     AccountCreate: _account_create,
+    AccountRename: _account_rename,
     AccountApprove: _account_approve,
     PasswordSet: _password_set,
     SessionStart: _session_start,
@@ -196,6 +204,35 @@ _RULES: dict[type[Any], Callable[[Rows, EntryMeta, Any], tuple[Row, ...]]] = {
     InvitationCreate: _invitation_create,
     InvitationUse: _invitation_use,
 }
+
+
+def is_denial(op: Op) -> bool:
+    """Whether an operation takes something away: it then counts at once, however far ahead its entry's clock is."""
+    return isinstance(op, _DENIALS) or (isinstance(op, OwnerStanding) and not op.active)
+
+
+_DENIALS = (Remove, KeyRevoke, PasswordSet, SessionEnd, InvitationUse)
+
+
+def touched(op: Op) -> tuple[tuple[type[Any], str], ...]:
+    """The rows that an operation may change: their types and keys."""
+    match op:
+        case Admit(peer=peer) | Rename(peer=peer):
+            return ((MemberRow, peer),)
+        case KeyCreate(id=key) | KeyRevoke(id=key):
+            return ((KeyRow, key),)
+        case OwnerStanding(owner=owner):
+            return ((StandingRow, owner),)
+        case AccountCreate(id=account, name=name) | AccountRename(id=account, name=name):
+            return ((AccountRow, account), (NameRow, name))
+        case AccountApprove(id=account) | PasswordSet(id=account):
+            return ((AccountRow, account),)
+        case SessionStart(digest=digest) | SessionEnd(digest=digest):
+            return ((SessionRow, digest.hex()),)
+        case InvitationCreate(id=invitation) | InvitationUse(id=invitation):
+            return ((InvitationRow, invitation),)
+        case Remove():
+            return ()
 
 
 def _changed(old: Row | None, new: Row) -> tuple[Row, ...]:

@@ -11,20 +11,20 @@ from covey.contracts.feeds import AccountCreate, InvitationCreate, KeyCreate, Se
 Stamp = tuple[int, str, int]
 """When a field was last written, for "the last writer wins": (clock, feed, seq) of the entry."""
 NEVER: Stamp = (0, "", 0)
+Claim = tuple[int, bytes, str]
+"""An account's claim to a name: (clock, entry hash, account). The lowest is the first."""
 
 
 class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that was admitted; `removed` is for ever. `roles_at` and `name_at`: when they were last written.
+    """A node that was admitted, with all the roles that it ever was. `name_at`: when its name was last written.
 
-    `cutoffs`: per feed of a removed author, the last entry that still counts; of a feed that is not among them, none.
+    `removed`: as `covey.store.verdict` has it.
     """
 
     peer: str
     roles: tuple[str, ...] = ()
     name: str = ""
     removed: bool = False
-    cutoffs: dict[str, int] = {}
-    roles_at: Stamp = NEVER
     name_at: Stamp = NEVER
 
 
@@ -48,10 +48,13 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
     """A person. `role` is that of the creation until an op that changes it exists.
 
     The password of the highest epoch counts; of two with the same one, that written last (`password_at`).
+    `renamed`: the name that was written last, since the creation; "" for none.
     """
 
     id: str
     created: AccountCreate | None = None
+    renamed: str = ""
+    renamed_at: Stamp = NEVER
     approved: bool = False
     password_epoch: int = 0
     password_hash: str = ""
@@ -59,8 +62,8 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The log-in name."""
-        return self.created.name if self.created else ""
+        """The log-in name, which another account may have claimed before (`NameRow`)."""
+        return self.renamed or (self.created.name if self.created else "")
 
     @property
     def role(self) -> AccountRole:
@@ -74,12 +77,10 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NameRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a log-in name: the claim with the lowest (clock, entry hash)."""
+    """Every account that ever claimed a log-in name: (clock, entry hash, account), the first claim first."""
 
     name: str
-    account: str
-    clock: int
-    entry: bytes
+    claims: tuple[Claim, ...] = ()
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):

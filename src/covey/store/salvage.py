@@ -5,6 +5,7 @@ from typing import Any
 
 from covey.contracts.feeds import (
     AccountApprove,
+    AccountRename,
     Admit,
     InvitationUse,
     KeyRevoke,
@@ -35,7 +36,7 @@ def again(known: Row, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
 
 def _member(known: MemberRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
     row = rows.get(MemberRow, known.peer)
-    if known.roles and (row is None or not row.roles):
+    if set(known.roles) - set(row.roles if row else ()):
         yield Admit(peer=known.peer, roles=known.roles, name=known.name, by=BY)
     if known.removed and not (row and row.removed):
         cutoffs = {feed: seq for feed, seq in heads.items() if feed.split("/")[1] == known.peer}
@@ -60,6 +61,8 @@ def _account(known: AccountRow, rows: Rows, heads: Mapping[str, int]) -> Iterato
     row = rows.get(AccountRow, known.id) or AccountRow(id=known.id)
     if known.created and not row.created:
         yield known.created
+    if known.renamed and not row.renamed:
+        yield AccountRename(id=known.id, name=known.renamed, by=BY)
     if known.approved and not row.approved:
         yield AccountApprove(id=known.id, by=BY)
     if known.password_hash and (known.password_epoch > row.password_epoch or not row.password_hash):

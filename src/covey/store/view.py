@@ -26,7 +26,7 @@ from covey.store.rows import (
 R = TypeVar("R", bound=msgspec.Struct)
 
 VIEW_KEY = b"m/view"
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 """Of the rules in `covey.store.merge` and the rows' form: a store whose view is older is made anew from its entries."""
 
 
@@ -46,10 +46,10 @@ class Table:
 
 
 def _table(kind: Kind, name: str, row: type[Row], key: str) -> tuple[type[Any], Table]:
-    def key_of(row: Any) -> str:
+    def own_key(row: Any) -> str:
         return cast(str, getattr(row, key))
 
-    return row, Table(kind, name, key_of, msgspec.msgpack.Decoder(row).decode)
+    return row, Table(kind, name, own_key, msgspec.msgpack.Decoder(row).decode)
 
 
 TABLES: dict[type[Any], Table] = dict(
@@ -70,7 +70,12 @@ encode_row = msgspec.msgpack.Encoder(order="deterministic").encode
 
 def row_key(row: Row) -> bytes:
     """The key that a row is stored under."""
-    return _PREFIXES[type(row)] + TABLES[type(row)].key(row).encode()
+    return key_of(type(row), TABLES[type(row)].key(row))
+
+
+def key_of(row: type[Any], key: str) -> bytes:
+    """The key that the row of that type is stored under, going by its own key."""
+    return _PREFIXES[row] + key.encode()
 
 
 def is_row(key: bytes, value: bytes) -> bool:

@@ -121,9 +121,13 @@ def _merge(
 class Store:
     """The node's store: reads at once, writes through the one writer. Made by `open_store`."""
 
-    def __init__(self, kv: KeyValues, requests: trio.MemorySendChannel[_Request[Any]], commits: Pulse) -> None:
+    def __init__(
+        self, kv: KeyValues, requests: trio.MemorySendChannel[_Request[Any]], commits: Pulse, *, in_thread: bool
+    ) -> None:
         self.commits = commits
         """Beats after every durable batch."""
+        self.in_thread = in_thread
+        """Whether threads may work for it: not where time is virtual."""
         self._kv = kv
         self._requests = requests
 
@@ -220,7 +224,7 @@ async def open_store(kv: KeyValues, metrics: Metrics, *, in_thread: bool = True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_Writer(kv, metrics, receive, commits, in_thread=in_thread).run, name="store writer")
             try:
-                yield Store(kv, send, commits)
+                yield Store(kv, send, commits, in_thread=in_thread)
             finally:
                 # Closing leaves what is queued to the writer, which is shielded and ends when it has written it.
                 send.close()

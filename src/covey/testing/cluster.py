@@ -238,7 +238,7 @@ class MemoryCluster:
                 opener(node.identity, "none", is_member=lambda _: False, on_rpc=_hang_up, on_join=_hang_up)
             )
             welcome = await join(host, store, invite, name=node.wish, version=__version__, now=self.clock.now())
-            cluster = Cluster(Bus(node.peer_id, metrics), store, node.identity, node.config, opener)
+            cluster = Cluster(Bus(node.peer_id, metrics), store, node.identity, node.config, opener, self.clock)
             await cluster.keep_roles(welcome.roles)
             await cluster.book.learn({PeerId(invite.issuer): invite.addresses})
             await cluster.book.learn({PeerId(peer): found for peer, found in welcome.addresses.items()})
@@ -330,7 +330,9 @@ class MemoryCluster:
                     node.store = await stack.enter_async_context(open_store(node.disk, node.metrics, in_thread=False))
                     await stack.enter_async_context(node.bus.open())
                     opener = memory_hosts(self.network, lambda: node.machine, opened)
-                    node.cluster = Cluster(node.bus, node.store, node.identity, node.config, opener, seed=seed)
+                    node.cluster = Cluster(
+                        node.bus, node.store, node.identity, node.config, opener, node.clock, seed=seed
+                    )
                     for role, settings in node.run:
                         await stack.enter_async_context(role.open(settings, node.parts(role)))
                     await stack.enter_async_context(node.cluster.running(drained))

@@ -11,14 +11,14 @@ from covey.contracts.membership import InviteUse
 from covey.errors import CallError
 from covey.roles.auth.backoff import Backoff, Pace, too_many
 from covey.roles.auth.node_invites import InviteBook, check_open, unknown_invite
-from covey.roles.auth.nodes import free_name, removed
+from covey.roles.auth.nodes import free_name
 from covey.roles.auth.realm import Realm
 from covey.roles.base import ClusterDoor
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Decision
 from covey.store.ingest import batches_after
 from covey.store.kv import Batch, Reader
-from covey.store.membership import is_member
+from covey.store.membership import is_member, removed
 from covey.store.rows import MemberRow
 from covey.store.view import View
 from covey.transport.base import PeerId
@@ -76,7 +76,7 @@ class Admission:
         self._decide(realm.feeds.reader, peer, request)  # what is refused costs no turn of the writer
         await self._members()  # nor is an invite burnt for an answer that is too long to send
 
-        admitted = await realm.feeds.append_with(lambda reader: self._decide(reader, peer, request))
+        admitted = (await realm.feeds.append_with(lambda reader: self._decide(reader, peer, request))).result
         self._attempts.clear(peer)
         log.info("The machine %s is a member: %s, with %s.", peer, admitted.name, ", ".join(admitted.roles))
         return Welcome(

@@ -182,7 +182,7 @@ class NodeInvites:
             )
             return Decision((), record, self._book.add(reader, record, realm.clock.now()))
 
-        record = await realm.feeds.append_with(decide)
+        record = (await realm.feeds.append_with(decide)).result
         log.info("%s made the invite %s for %s, %d times.", record.by, record.id, ", ".join(roles), record.uses)
         return NodeInvite(id=record.id, token=token, expires_at=expires_at)
 
@@ -215,7 +215,7 @@ class NodeInvites:
                 raise CallError("not_found", message, param="id")
             return Decision((), person.by, self._book.put(replace(record, revoked=True)))
 
-        by = await realm.feeds.append_with(decide)
+        by = (await realm.feeds.append_with(decide)).result
         log.info("%s revoked the invite %s.", by, request.id)
         return Nothing()
 

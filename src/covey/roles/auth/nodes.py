@@ -54,7 +54,7 @@ class Nodes:
             self._check_removable(view, row)
             return Decision((Remove(peer=row.peer, cutoffs=cutoffs(reader, row.peer), by=person.by),), gone)
 
-        gone = await realm.feeds.append_with(decide)
+        gone = (await realm.feeds.append_with(decide)).result
         log.info("The node %s (%s) is removed.", gone.name, gone.peer)
         return gone
 
@@ -138,13 +138,3 @@ def free_name(view: View, wanted: str) -> str:
 def cutoffs(reader: Reader, peer: str) -> dict[str, int]:
     """Where the feeds of an author end, as far as this node holds them."""
     return {feed: head.seq for feed, head in read_heads(reader).items() if FeedId.parse(feed).author == peer}
-
-
-def removed(row: MemberRow) -> CallError:
-    """What a machine is told that was removed."""
-    return CallError(
-        "forbidden",
-        f"This machine ({row.name}) was removed from the network. To come back it needs a new identity and a new "
-        "invite: covey join --replace INVITE",
-        reason="removed",
-    )

@@ -15,6 +15,8 @@ RESERVED_NAMES = frozenset({OPERATOR, "setup"})
 
 _NAME = re.compile(NAME_PATTERN)
 _ACCOUNT_ID = re.compile(r"U[0-9A-Za-z]{15}")
+CLAIMANTS_MAX = 4
+"""How many accounts of one name are looked at."""
 ACCOUNT_ID_CHARS = 16
 """A capital `U`, which no name holds, and fifteen base62 digits."""
 
@@ -39,7 +41,7 @@ def check_label(label: str) -> None:
 
 def check_name_free(view: View, name: str) -> None:
     """Raise `conflict` for a name that somebody has. To be asked inside `decide`, where nobody comes in between."""
-    if view.get(NameRow, name) is not None:
+    if claimants(view, name):
         raise CallError("conflict", f"The name {name} is taken; choose another.", reason="name_taken", param="name")
 
 
@@ -49,12 +51,26 @@ def account(view: View, account_id: str) -> AccountRow | None:
     return row if row is not None and row.created is not None else None
 
 
+def claimants(view: View, name: str) -> list[AccountRow]:
+    """The accounts that are called so now, the one that claimed the name first, and so has it, before the others.
+
+    There are several only where auth nodes that did not see each other each gave it away. At most `CLAIMANTS_MAX`.
+    """
+    row = view.get(NameRow, name) if _NAME.fullmatch(name) else None
+    claims = row.claims[: 4 * CLAIMANTS_MAX] if row is not None else ()
+    known = (account(view, claim[2]) for claim in claims)
+    return [one for one in known if one is not None and one.name == name][:CLAIMANTS_MAX]
+
+
 def named(view: View, name: str) -> AccountRow | None:
     """Who holds a log-in name. Whatever cannot be a name is nobody's."""
-    if _NAME.fullmatch(name) is None:
-        return None
-    row = view.get(NameRow, name)
-    return account(view, row.account) if row is not None else None
+    return next(iter(claimants(view, name)), None)
+
+
+def has_lost_name(view: View, row: AccountRow) -> bool:
+    """Whether somebody else claimed this account's name before, so that it has to choose another."""
+    holder = named(view, row.name)
+    return holder is not None and holder.id != row.id
 
 
 def find(view: View, user: str) -> AccountRow:

@@ -1,5 +1,6 @@
 """The auth role: opens the feeds, founding the network where there is none, and serves people, keys and membership."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,18 +13,21 @@ from covey.roles.auth.backoff import Backoff, LogInGuard, Pace
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.keys import Keys
-from covey.roles.auth.members_tail import MembersTail
 from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
 from covey.roles.auth.nodes import Nodes
 from covey.roles.auth.passwords import Passwords
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.registration import Registration
 from covey.roles.auth.session_index import SessionIndex
-from covey.roles.auth.sessions import Sessions
+from covey.roles.auth.sessions import Sessions, learn_sessions
 from covey.roles.auth.setup import Setup
 from covey.roles.base import Parts, Role
+from covey.store.acks import Acks
 from covey.store.feeds import Feeds, open_feeds
 from covey.store.rows import SessionRow
+from covey.store.tails import FeedTails
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -32,12 +36,19 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
     async with open_feeds(
         parts.store, parts.identity, parts.clock, node_name=parts.node.name, roles=parts.node.roles, found=True
     ) as feeds:
+        acks = Acks(parts.bus)
+        feeds.settled, feeds.may_write = acks.settled, parts.cluster.caught_up
         realm = await _open_realm(config, parts, feeds)
         usage = KeyUsage(parts.store.local("auth"))
-        _serve(parts, realm, usage)
-        _serve_membership(parts, realm)
+        FeedTails(parts.store, parts.lifecycle.stop).serve(parts.bus)
+        acks.serve()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(usage.keep, config.key_use_flush_seconds, name="keep the keys' last use")
+            nursery.start_soon(learn_sessions, realm.sessions, parts.store)
+            if parts.cluster.is_complete:
+                _serve_all(parts, realm, usage)
+            else:
+                nursery.start_soon(_serve_once_complete, parts, realm, usage)
             try:
                 yield
             finally:
@@ -57,6 +68,20 @@ async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds) -> Realm:
         registrations=Backoff(config.registration_pace),
         sessions=SessionIndex(feeds.view.all(SessionRow), parts.clock.now()),
     )
+
+
+async def _serve_once_complete(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
+    """A new auth node answers nobody before it knows who there is."""
+    parts.lifecycle.missing["auth"] = "it fetches the accounts and keys from another auth node"
+    await parts.cluster.complete()
+    del parts.lifecycle.missing["auth"]
+    _serve_all(parts, realm, usage)
+    log.info("This auth node has all accounts and keys, and serves.")
+
+
+def _serve_all(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
+    _serve(parts, realm, usage)
+    _serve_membership(parts, realm)
 
 
 def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
@@ -93,7 +118,6 @@ def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus.serve(membership.REVOKE_INVITE, invites.revoke_invite)
     bus.serve(membership.REMOVE_NODE, nodes.remove_node)
     bus.serve(membership.RENAME_NODE, nodes.rename_node)
-    bus.serve_stream(membership.TAIL_MEMBERS, MembersTail(parts.store, parts.lifecycle.stop).tail)
     parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
 
 

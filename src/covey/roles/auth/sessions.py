@@ -15,13 +15,26 @@ from covey.errors import CallError
 from covey.roles.auth import people
 from covey.roles.auth.credentials import judge_session, session_id
 from covey.roles.auth.realm import Realm
+from covey.roles.auth.session_index import SessionIndex
 from covey.roles.auth.strength import check_password
+from covey.store.news import FeedNews
 from covey.store.rows import AccountRow, SessionRow
 from covey.store.view import View
+from covey.store.writer import Store
 
 TOKEN_BYTES = 32
 ADDRESS_CHARS_MAX = 64
 """As much of an address as is remembered; no IPv6 address with its zone is longer."""
+
+
+async def learn_sessions(index: SessionIndex, store: Store) -> None:
+    """Keep an index up with the sessions that begin at other auth nodes; until cancelled."""
+    news = FeedNews(store, "secret")
+    while True:
+        for sealed in await news.next():
+            for op in sealed.entry.ops:
+                if isinstance(op, SessionStart):
+                    index.learn(op)
 
 
 def wrong_password() -> CallError:

@@ -1,0 +1,107 @@
+"""Several auth nodes on virtual time: any of them takes writes, and all of them come to one view."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKey, RevokeKey
+from covey.errors import CallError
+from covey.store.entries import KINDS
+from covey.store.rows import KeyRow
+from covey.store.view import View
+from covey.testing.cluster import CHEAP_AUTH, MemoryCluster, MemoryNode, open_memory_cluster
+
+OPERATOR = Actor()
+
+
+async def three(cluster: MemoryCluster) -> list[MemoryNode]:
+    nodes = [await cluster.found("alice")]
+    for name in ("bob", "carol"):
+        nodes.append(await cluster.join(name, run=[CHEAP_AUTH]))
+    await cluster.linked()
+    await agreed(nodes)
+    return nodes
+
+
+def hashes(node: MemoryNode) -> dict[str, str]:
+    return {kind: View(node.store.reader).hash(kind) for kind in KINDS}
+
+
+async def agreed(nodes: Sequence[MemoryNode], *, within_seconds: float = 60.0) -> None:
+    with trio.fail_after(within_seconds):
+        while any(hashes(node) != hashes(nodes[0]) for node in nodes):  # noqa: ASYNC110 - on virtual time
+            await trio.sleep(0.1)
+
+
+async def new_key(node: MemoryNode) -> NewKey:
+    return await node.operator.call(CREATE_KEY, CreateKey(OPERATOR))
+
+
+def is_revoked(node: MemoryNode, key: NewKey) -> bool:
+    row = View(node.store.reader).get(KeyRow, key.id)
+    return row is not None and row.revoked
+
+
+async def test_any_auth_node_takes_writes_and_all_have_them(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        nodes = await three(cluster)
+        keys = [await new_key(node) for node in nodes]
+        await agreed(nodes)
+        for node in nodes:
+            assert all(View(node.store.reader).get(KeyRow, key.id) for key in keys)
+        await nodes[2].operator.call(REVOKE_KEY, RevokeKey(OPERATOR, keys[0].id))
+        await agreed(nodes)
+        assert all(is_revoked(node, keys[0]) for node in nodes)
+
+
+async def test_an_acknowledged_write_is_on_two_disks(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        nodes = await three(cluster)
+        key = await new_key(nodes[0])
+        assert sum(View(node.store.reader).get(KeyRow, key.id) is not None for node in nodes) >= 2
+
+
+async def test_a_partition_takes_writes_on_both_sides_and_heals(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        nodes = await three(cluster)
+        alice, bob, carol = nodes
+        key = await new_key(alice)
+        await agreed(nodes)
+        for other in (bob, carol):
+            cluster.network.cut(alice.machine, other.machine)
+        await trio.sleep(30)
+        here, there = await new_key(alice), await new_key(bob)
+        await alice.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, key.id))
+        assert not is_revoked(carol, key)
+        for other in (bob, carol):
+            cluster.network.heal(alice.machine, other.machine)
+        await agreed(nodes)
+        for node in nodes:
+            assert is_revoked(node, key)
+            assert all(View(node.store.reader).get(KeyRow, made.id) for made in (here, there))
+
+
+async def test_a_new_auth_node_answers_nobody_before_it_knows_who_there_is(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice = await cluster.found("alice")
+        key = await new_key(alice)
+        bob = await cluster.admit("bob", run=[CHEAP_AUTH])
+        cluster.network.cut(alice.machine, bob.machine)
+        await cluster.start(bob)
+        await trio.sleep(10)
+        with pytest.raises(CallError) as refusal:
+            await new_key(bob)
+        assert refusal.value.code == "unreachable"
+        assert "auth" in bob.lifecycle.missing
+        cluster.network.heal(alice.machine, bob.machine)
+        await agreed([alice, bob])
+        await trio.sleep(1)
+        assert not bob.lifecycle.missing
+        assert View(bob.store.reader).get(KeyRow, key.id)
+        await new_key(bob)
+        await cluster.restart(bob)  # complete for good
+        await new_key(bob)
