@@ -7,6 +7,14 @@ import trio
 from trio.testing import MockClock
 
 from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKey, RevokeKey
+from covey.contracts.membership import (
+    INVITE_NODE,
+    LIST_INVITES,
+    REVOKE_INVITE,
+    InviteNode,
+    ListInvites,
+    RevokeInvite,
+)
 from covey.errors import CallError
 from covey.store.entries import KINDS
 from covey.store.rows import KeyRow
@@ -105,3 +113,28 @@ async def test_a_new_auth_node_answers_nobody_before_it_knows_who_there_is(
         await new_key(bob)
         await cluster.restart(bob)  # complete for good
         await new_key(bob)
+
+
+async def test_any_auth_node_lists_every_invite_and_passes_its_revocation_to_the_issuer(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob, carol = await three(cluster)
+        made = [await node.operator.call(INVITE_NODE, InviteNode(OPERATOR)) for node in (alice, bob)]
+        listed = await carol.operator.call(LIST_INVITES, ListInvites(OPERATOR))
+        assert {invite.id for invite in listed.invites} >= {invite.id for invite in made}
+        assert listed.silent == ()
+        await carol.operator.call(REVOKE_INVITE, RevokeInvite(OPERATOR, made[1].id))
+        (revoked,) = [
+            invite
+            for invite in (await alice.operator.call(LIST_INVITES, ListInvites(OPERATOR))).invites
+            if invite.id == made[1].id
+        ]
+        assert revoked.revoked
+        assert revoked.issuer == bob.peer_id
+        with pytest.raises(CallError) as refusal:
+            await carol.operator.call(REVOKE_INVITE, RevokeInvite(OPERATOR, "nosuchinvite"))
+        assert refusal.value.code == "not_found"
+        await cluster.lose_power(bob)
+        listed = await carol.operator.call(LIST_INVITES, ListInvites(OPERATOR))
+        assert listed.silent == ("bob",) or made[1].id not in {invite.id for invite in listed.invites}

@@ -41,10 +41,11 @@ def invite(context: click.Context, *, roles: tuple[str, ...], expires: int, uses
 @json_option
 @click.pass_obj
 def list_(settings: Settings, *, as_json: bool) -> None:
-    """List the invites that were made here, newest first, without their secrets."""
+    """List the invites of every auth node, newest first, without their secrets."""
     from covey.contracts.membership import LIST_INVITES, ListInvites
 
-    found = ask_node(settings, lambda client: client.bus.call(LIST_INVITES, ListInvites(on_behalf()))).invites
+    answer = ask_node(settings, lambda client: client.bus.call(LIST_INVITES, ListInvites(on_behalf())))
+    found = answer.invites
     if as_json:
         print_json(found)
         return
@@ -62,6 +63,8 @@ def list_(settings: Settings, *, as_json: bool) -> None:
         ],
         empty="There are no invites. Make one: covey invite",
     )
+    if answer.silent:
+        click.echo(f"Without those of {', '.join(answer.silent)}: no answer.")
 
 
 @invite.command("revoke")

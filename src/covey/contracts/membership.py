@@ -50,7 +50,7 @@ class InviteUse(msgspec.Struct, frozen=True):
 class InviteInfo(msgspec.Struct, frozen=True):
     """An invite without its secret. `issuer` is the node that alone can burn it.
 
-    `used`: the latest `INVITE_USES_SHOWN`, in their order.
+    `used`: the latest `INVITE_USES_SHOWN`, in their order. Times in Unix seconds; `made_at` 0 for not known.
     """
 
     id: str
@@ -60,12 +60,14 @@ class InviteInfo(msgspec.Struct, frozen=True):
     used: tuple[InviteUse, ...]
     expires_at: int
     revoked: bool
+    made_at: int = 0
 
 
-class Invites(msgspec.Struct, frozen=True):
-    """Those that the answering node issued, newest first; of those that are over, only the latest."""
+class Invites(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Newest first; of those that are over, only the latest. `silent`: auth nodes that did not tell theirs."""
 
     invites: tuple[InviteInfo, ...]
+    silent: tuple[str, ...] = ()
 
 
 class ListInvites(msgspec.Struct, frozen=True):
@@ -85,6 +87,23 @@ class RevokeInvite(msgspec.Struct, frozen=True):
 
 
 REVOKE_INVITE = Unary("auth.revoke_invite", RevokeInvite, Nothing, access=ADMINISTRATORS)
+"""Any auth node passes it on to the issuer."""
+
+ISSUED_INVITES = Unary(
+    "auth.issued_invites", Nothing, Invites, access=frozenset({"auth"}), timeout_seconds=2, idempotent=True
+)
+"""Those that the answering node issued itself."""
+
+
+class RevokeIssued(msgspec.Struct, frozen=True):
+    """`by`: on whose behalf, as the asking auth node has checked."""
+
+    id: str
+    by: str
+
+
+REVOKE_ISSUED = Unary("auth.revoke_issued", RevokeIssued, Nothing, access=frozenset({"auth"}), timeout_seconds=5)
+"""`not_found` where the answering node did not issue it."""
 
 
 class Member(msgspec.Struct, frozen=True):

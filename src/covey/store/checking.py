@@ -80,7 +80,7 @@ def check_reader(reader: Reader) -> CheckReport:
         operations += sum(len(sealed.entry.ops) for sealed in chain.sound)
     derived = derive_view(reader, {feed: head.seq for feed, head in heads.items()})
     rows = {key: value for key, value in derived.changes.items() if key.startswith(DERIVED_PREFIXES)}
-    problems += _check_heads(reader, heads)
+    problems += _check_heads(reader, heads, read_verdict(derived).frozen)
     problems += _check_authors(derived, heads)
     problems += _check_proofs(reader, net)
     problems += _check_rows(reader, rows)
@@ -131,14 +131,15 @@ def _extend(chain: Chain, key: bytes, stored: bytes, net: bytes) -> None:
             chain.stranded.append(sealed)
 
 
-def _check_heads(reader: Reader, heads: dict[str, Head]) -> Iterator[str]:
+def _check_heads(reader: Reader, heads: dict[str, Head], frozen: Mapping[str, int]) -> Iterator[str]:
     stored = read_heads(reader)
     for feed in sorted(heads.keys() | stored.keys()):
         real, said = heads.get(feed, NO_HEAD), stored.get(feed, NO_HEAD)
         if real != said:
             yield f"The head of {feed} says entry {said.seq}; what can be verified ends at entry {real.seq}."
         for other, seq in real.deps.items():
-            if max(heads.get(other, NO_HEAD).seq, int(reader.get(lost_key(other)) or b"0")) < seq:
+            wanted = min(seq, frozen.get(other, seq))  # of a frozen feed nobody gets more
+            if max(heads.get(other, NO_HEAD).seq, int(reader.get(lost_key(other)) or b"0")) < wanted:
                 yield f"{feed} builds on entry {seq} of {other}, which is missing."
 
 

@@ -7,6 +7,7 @@ re-encoded. On disk and on the wire an entry is its signature (64 bytes) followe
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 import msgspec
@@ -38,9 +39,8 @@ Flaw = Literal[
 ]
 
 _FEED = re.compile(r"(members|keys|secret)/(12D3KooW[1-9A-HJ-NP-Za-km-z]{44})/([0-9a-f]{16})")
-_TAGS: dict[Kind, frozenset[str]] = {
-    kind: frozenset(str(op.__struct_config__.tag) for op in get_args(OPS[kind])) for kind in KINDS
-}
+_KIND_OF: dict[type[Any], Kind] = {op: kind for kind in KINDS for op in get_args(OPS[kind])}
+_TAGS = frozenset(str(op.__struct_config__.tag) for op in _KIND_OF)
 
 
 class EntryError(CallError):
@@ -79,14 +79,20 @@ class FeedId(msgspec.Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> "FeedId":
         """`EntryError` for whatever is not exactly of that form."""
-        if (match := _FEED.fullmatch(text)) is None:
+        if (parsed := _parse_feed(text)) is None:
             raise EntryError("malformed", f"{text[:128]!r} is not the name of a feed.")
-        return cls(cast(Kind, match[1]), match[2], match[3])
+        return parsed
 
 
 def is_feed(text: str) -> bool:
     """Whether it is exactly of that form."""
-    return _FEED.fullmatch(text) is not None
+    return _parse_feed(text) is not None
+
+
+@lru_cache(maxsize=1024)  # a catch-up parses one name a hundred thousand times
+def _parse_feed(text: str) -> FeedId | None:
+    match = _FEED.fullmatch(text)
+    return None if match is None else FeedId(cast(Kind, match[1]), match[2], match[3])
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,9 +159,8 @@ class Sealed:
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _FRAMES = msgspec.msgpack.Decoder(_Frame)
-_DECODERS: dict[Kind, msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(cast(Any, OPS[kind])) for kind in KINDS
-}
+_ENTRIES = msgspec.msgpack.Decoder(Entry)
+_OPS: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(cast(Any, Op))
 _TAG = msgspec.msgpack.Decoder(_Tag)
 
 
@@ -182,40 +187,49 @@ def unseal(stored: bytes) -> Sealed:
         raise EntryError("too_large", f"An entry of {len(stored)} bytes is refused.")
     body = stored[SIGNATURE_BYTES:]
     try:
+        entry = _ENTRIES.decode(body)  # one pass, for most are good
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        entry = _explain(body)
+    feed = FeedId.parse(entry.feed)
+    if entry.seq < 1 or not 0 <= entry.clock < 2**64 or len(entry.prev_hash) != 32:
+        raise EntryError("malformed", f"An entry of {feed} has impossible fields.")
+    if len(entry.ops) > OPS_MAX:
+        raise EntryError("too_large", f"Entry {entry.seq} of {feed} holds {len(entry.ops)} operations.")
+    for op in entry.ops:
+        if _KIND_OF[type(op)] != feed.kind:
+            what = type(op).__struct_config__.tag
+            raise EntryError("wrong_kind", f"Entry {entry.seq} of {feed} holds {what!r}, which is none of its kind.")
+    return Sealed(entry, feed, digest(ENTRY_DOMAIN, body), stored)
+
+
+def _explain(body: bytes) -> Entry:
+    """Read an entry operation by operation, to say what is wrong with it."""
+    try:
         frame = _FRAMES.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EntryError("malformed", f"An entry is unreadable: {error}.") from error
     feed = FeedId.parse(frame.feed)
-    if frame.seq < 1 or not 0 <= frame.clock < 2**64 or len(frame.prev_hash) != 32:
-        raise EntryError("malformed", f"An entry of {feed} has impossible fields.")
-    if len(frame.ops) > OPS_MAX:
-        raise EntryError("too_large", f"Entry {frame.seq} of {feed} holds {len(frame.ops)} operations.")
-    entry = Entry(
+    return Entry(
         net=frame.net,
         feed=frame.feed,
         seq=frame.seq,
         prev_hash=frame.prev_hash,
         clock=frame.clock,
         deps=frame.deps,
-        ops=tuple(_decode_op(raw, feed, frame.seq) for raw in frame.ops),
+        ops=tuple(_decode_op(raw, feed, frame.seq) for raw in frame.ops[: OPS_MAX + 1]),
     )
-    return Sealed(entry, feed, digest(ENTRY_DOMAIN, body), stored)
 
 
 def _decode_op(raw: msgspec.Raw, feed: FeedId, seq: int) -> Op:
     try:
-        return cast(Op, _DECODERS[feed.kind].decode(raw))
+        return cast(Op, _OPS.decode(raw))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         try:
             tag = _TAG.decode(raw).type
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             tag = ""
-        if tag in _TAGS[feed.kind] or not tag:
+        if tag in _TAGS or not tag:
             raise EntryError("malformed", f"An operation in entry {seq} of {feed} is unreadable: {error}.") from error
-        if any(tag in tags for tags in _TAGS.values()):
-            raise EntryError(
-                "wrong_kind", f"Entry {seq} of {feed} holds {tag!r}, which is none of its kind."
-            ) from error
         raise UnknownOpError(tag[:64], str(feed), seq) from error
 
 

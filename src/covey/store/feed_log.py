@@ -1,6 +1,6 @@
 """Where feeds lie in the store: entries, heads, what they say about authors, and the rows that entries change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -102,7 +102,7 @@ def record(
 
 def speaks_of_authors(sealed: Sealed) -> bool:
     """Whether an entry may change the verdict."""
-    return any(isinstance(op, Remove | Admit) for op in sealed.entry.ops)
+    return sealed.feed.kind == "members" and any(isinstance(op, Remove | Admit) for op in sealed.entry.ops)
 
 
 def note(overlay: Overlay, sealed: Sealed, *, future: bool = False) -> None:
@@ -115,7 +115,7 @@ def note(overlay: Overlay, sealed: Sealed, *, future: bool = False) -> None:
             key = _removal_key(op.peer, entry)
             overlay.put([(key, _encode_cutoffs(_stricter(overlay.get(key), op.cutoffs)))])
         elif isinstance(op, Admit) and AUTHOR_ROLE in op.roles and not future:
-            overlay.put([(f"c/author/{op.peer}/{entry.feed}/{entry.seq:016x}".encode(), b"")])
+            overlay.put([(_authorship_key(op.peer, entry), b"")])
 
 
 def is_author(reader: Reader, peer: str) -> bool:
@@ -247,6 +247,19 @@ def release(overlay: Overlay, clock_max: int) -> list[Op]:
     return voided
 
 
+def postpone(overlay: Overlay, entries: Sequence[Sealed]) -> None:
+    """Have all but the denials of entries wait that counted until now: their author's clock was wrong."""
+    changed: set[bytes] = set()
+    for sealed in entries:
+        overlay.put([(future_key(sealed), b"")])
+        for op in sealed.entry.ops:
+            changed.update(key_of(*row) for row in touched(op))
+            if isinstance(op, Admit) and AUTHOR_ROLE in op.roles:
+                overlay.put([(_authorship_key(op.peer, sealed.entry), None)])
+    settle_anew(overlay)
+    _make_anew(overlay, changed, read_verdict(overlay))
+
+
 # Two entries for one place
 
 
@@ -330,6 +343,10 @@ def rebuild_view(reader: Reader) -> Batch:
 
 def _removal_key(target: str, entry: Entry) -> bytes:
     return f"c/removal/{target}/{entry.feed}/{entry.seq:016x}".encode()
+
+
+def _authorship_key(peer: str, entry: Entry) -> bytes:
+    return f"c/author/{peer}/{entry.feed}/{entry.seq:016x}".encode()
 
 
 def _place(key: bytes) -> Place:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar, get_args
 
@@ -22,6 +23,8 @@ from covey.store.feed_log import (
     GENESIS_KEY,
     INCARNATION_KEY,
     UNSEEN_KEY,
+    is_future,
+    postpone,
     read_entries,
     read_heads,
     read_verdict,
@@ -30,7 +33,7 @@ from covey.store.feed_log import (
     settle_anew,
 )
 from covey.store.genesis import found, network_hash, read_genesis
-from covey.store.hybrid_clock import tick
+from covey.store.hybrid_clock import is_ahead, tick
 from covey.store.identity import Identity
 from covey.store.ingest import Ingested
 from covey.store.kv import FORMAT_KEY, Batch, Reader, StoreError
@@ -51,6 +54,8 @@ T = TypeVar("T")
 Settled = Callable[[Mapping[str, int]], Awaitable[tuple[PeerId, ...]]]
 """From the heads that were written to the members that have them (`covey.store.acks.Acks.settled`)."""
 
+AHEAD_ENTRIES_MAX = 1024
+"""How many of its own entries a node says again at most: more were not written while a clock was wrong for a while."""
 OPS_PER_REISSUE = 256
 """In one entry, of what is said again."""
 
@@ -102,10 +107,19 @@ class Author:
         identity: who signs.
         genesis: the network's, as stored.
         incarnation: of the feeds; `None`: as the store says, where it may have to begin anew.
+        new_incarnation: names the feeds that it begins: 16 hexadecimal digits that nobody has used.
     """
 
-    def __init__(self, identity: Identity, genesis: bytes, incarnation: str | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        genesis: bytes,
+        incarnation: str | None = None,
+        *,
+        new_incarnation: Callable[[], bytes] = lambda: secrets.token_hex(8).encode(),
+    ) -> None:
         self._identity = identity
+        self._new_incarnation = new_incarnation
         self._incarnation = incarnation
         self.net = network_hash(genesis)
 
@@ -154,11 +168,32 @@ class Author:
             for start in range(0, len(again), OPS_PER_REISSUE):
                 self.lay(overlay, again[start : start + OPS_PER_REISSUE], now)
 
+    def set_clock_right(self, overlay: Overlay, now: float) -> None:
+        """Where this node's clock was far ahead and is not any more, say again what it wrote then.
+
+        Others let all but the denials of such entries wait until the time has come; so this node does the same from
+        now on, and begins new feeds, whose clocks are those of `now`. Where it is rather that the clock is behind now,
+        nothing is lost either: what waits comes back with the right time.
+        """
+        ahead = [sealed for kind in KINDS for sealed in self._ahead(overlay, kind, now)]
+        if not ahead or len(ahead) > AHEAD_ENTRIES_MAX or not read_verdict(overlay).may_write(self._identity.peer_id):
+            return
+        postpone(overlay, ahead)
+        overlay.put([(INCARNATION_KEY, self._new_incarnation()), (CLOCK_KEY, None)])
+        for sealed in sorted(ahead, key=lambda one: one.entry.clock):
+            self.lay(overlay, sealed.entry.ops, now)
+
+    def _ahead(self, overlay: Overlay, kind: Kind, now: float) -> list[Sealed]:
+        """This node's entries whose clock is too far ahead, and that do not wait yet; their clocks rise."""
+        newest_first = read_entries(overlay, self.own(overlay, kind), reverse=True)
+        ahead = takewhile(lambda sealed: is_ahead(sealed.entry.clock, now), newest_first)
+        return [sealed for sealed in ahead if not is_future(overlay, sealed)]
+
     def _thaw(self, overlay: Overlay) -> None:
         """Begin anew where one of this node's feeds is frozen: another copy of it wrote there, too."""
         frozen = read_verdict(overlay).frozen
         if self._incarnation is None and any(self.own(overlay, kind) in frozen for kind in KINDS):
-            overlay.put([(INCARNATION_KEY, secrets.token_hex(8).encode())])
+            overlay.put([(INCARNATION_KEY, self._new_incarnation())])
 
     def _write_entry(
         self, overlay: Overlay, kind: Kind, ops: tuple[Op, ...], now: float, voided: list[Op]

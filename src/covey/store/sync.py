@@ -143,7 +143,7 @@ class Sync:
             for kind in KINDS:
                 nursery.start_soon(self._follow, kind, links)
             nursery.start_soon(self._acknowledge, links)
-            nursery.start_soon(self._release)
+            nursery.start_soon(self._keep_time)
 
     async def _follow(self, kind: Kind, links: Pulse) -> None:
         """Keep tails of one kind open to those that there should be."""
@@ -221,13 +221,13 @@ class Sync:
         return set()
 
     def _different(self, batch: FeedEntries) -> set[str]:
-        """Feeds of which the source's last entry is not ours, and that are not known to be two."""
+        """Feeds of which the source's last entry that counts is not ours."""
         reader = self._store.reader
         frozen = read_verdict(reader).frozen
         found: set[str] = set()
         for feed, theirs in batch.hashes.items():
             seq = batch.heads.get(feed, 0)
-            if feed in frozen or seq < 1:
+            if not 1 <= seq <= frozen.get(feed, NO_LIMIT):
                 continue
             ours = next(read_entries(reader, feed, after=seq - 1), None)
             if ours is not None and ours.entry.seq == seq and ours.hash[:HASH_BYTES] != theirs:
@@ -336,23 +336,22 @@ class Sync:
 
     # The future
 
-    async def _release(self) -> None:
-        """Let entries count whose clock was too far ahead, once it is not."""
+    async def _keep_time(self) -> None:
+        """Let entries count whose clock was too far ahead, once it is not; and mend what this node's own clock did."""
         while True:
-            if next(self._store.reader.scan(b"f/", limit=1), None) is not None:
-                aftermath = self._aftermath()
-
-                def plan(reader: Reader, aftermath: Aftermath | None = aftermath) -> tuple[Batch, None]:
-                    overlay = Overlay(reader)
-                    taken = Ingested(voided=release(overlay, farthest(self._clock.now())))
-                    if aftermath is not None:
-                        aftermath(overlay, taken)
-                    return list(overlay.changes.items()), None
-
-                await self._store.commit(plan)
-            else:
+            await self._store.commit(self._release)
+            if next(self._store.reader.scan(b"f/", limit=1), None) is None:
                 self.ahead.clear()
             await trio.sleep(RELEASE_SECONDS)
+
+    def _release(self, reader: Reader) -> tuple[Batch, None]:
+        overlay, now = Overlay(reader), self._clock.now()
+        taken = Ingested(voided=release(overlay, farthest(now)))
+        if aftermath := self._aftermath():
+            aftermath(overlay, taken)
+        if "auth" in self._granted() and (genesis := overlay.get(GENESIS_KEY)) is not None:
+            Author(self._identity, genesis).set_clock_right(overlay, now)
+        return list(overlay.changes.items()), None
 
 
 def has_applied(reader: Reader, heads: Mapping[str, int], kinds: tuple[Kind, ...] = KINDS) -> bool:

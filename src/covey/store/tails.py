@@ -10,7 +10,7 @@ from covey.contracts.feeds import Kind
 from covey.contracts.method import Nothing
 from covey.contracts.replication import HASH_BYTES, HEADS, TAILS, FeedEntries, Heads, Tail
 from covey.errors import CallError
-from covey.store.feed_log import read_entries, read_heads, read_proofs
+from covey.store.feed_log import read_entries, read_heads, read_proofs, read_verdict
 from covey.store.ingest import next_batch
 from covey.store.kv import Reader
 from covey.store.membership import removed
@@ -24,12 +24,17 @@ LOOK_SECONDS_MIN = 0.05
 
 
 def position(reader: Reader, kind: Kind) -> Tail:
-    """Where a store stands, for whoever is asked to go on from there."""
-    heads = read_heads(reader, f"{kind}/")
-    return Tail(
-        {feed: head.seq for feed, head in heads.items()},
-        {feed: head.hash[:HASH_BYTES] for feed, head in heads.items()},
-    )
+    """Where a store stands, for whoever is asked to go on from there. A frozen feed ends before its two entries."""
+    heads, frozen = read_heads(reader, f"{kind}/"), read_verdict(reader).frozen
+    vector: dict[str, int] = {}
+    hashes: dict[str, bytes] = {}
+    for feed, head in heads.items():
+        seq = vector[feed] = min(head.seq, frozen.get(feed, head.seq))
+        if seq == head.seq:
+            hashes[feed] = head.hash[:HASH_BYTES]
+        elif last := next(read_entries(reader, feed, after=seq - 1), None) if seq else None:
+            hashes[feed] = last.hash[:HASH_BYTES]
+    return Tail(vector, hashes)
 
 
 class FeedTails:

@@ -13,8 +13,10 @@ from hashlib import sha256
 from typing import get_args
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
+from covey.bus.bus import BusHandle
 from covey.bus.caller import Caller
 from covey.cluster.invites import CHARS_MAX, SECRET_BYTES, Invite, format_invite
 from covey.contracts.keys import base62
@@ -22,6 +24,8 @@ from covey.contracts.membership import (
     INVITE_SECONDS_MAX,
     INVITE_USES_MAX,
     INVITE_USES_SHOWN,
+    ISSUED_INVITES,
+    REVOKE_ISSUED,
     ROLE_NAME_PATTERN,
     InviteInfo,
     InviteNode,
@@ -30,6 +34,7 @@ from covey.contracts.membership import (
     ListInvites,
     NodeInvite,
     RevokeInvite,
+    RevokeIssued,
 )
 from covey.contracts.method import Nothing, Party
 from covey.errors import CallError
@@ -42,6 +47,7 @@ from covey.store.kv import Batch, Reader
 from covey.store.rows import AccountRow
 from covey.store.view import View
 from covey.store.writer import Local
+from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +80,7 @@ class InviteRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     revoked: bool = False
     by: str
+    made_at: int = 0
 
     def is_open(self, now: float) -> bool:
         """Whether it could still let somebody in."""
@@ -133,20 +140,20 @@ class InviteBook:
 
 
 class NodeInvites:
-    """Serves INVITE_NODE, LIST_INVITES and REVOKE_INVITE.
+    """Serves INVITE_NODE, LIST_INVITES, REVOKE_INVITE, ISSUED_INVITES and REVOKE_ISSUED.
 
     Args:
         realm: what the auth role's parts share.
         book: where the invites are kept.
         cluster: tells the addresses that go into an invite.
-        me: this node's peer id.
+        bus: reaches other auth nodes, which have invites of their own.
     """
 
-    def __init__(self, realm: Realm, book: InviteBook, cluster: ClusterDoor, me: str) -> None:
+    def __init__(self, realm: Realm, book: InviteBook, cluster: ClusterDoor, bus: BusHandle) -> None:
         self._realm = realm
         self._book = book
         self._cluster = cluster
-        self._me = me
+        self._bus = bus
 
     async def invite_node(self, caller: Caller, request: InviteNode) -> NodeInvite:
         """Serve INVITE_NODE. This node listens for other machines from now on."""
@@ -160,7 +167,7 @@ class NodeInvites:
         token = _token(
             Invite(
                 network_id=bytes.fromhex(realm.feeds.network_id),
-                issuer=self._me,
+                issuer=self._bus.me,
                 addresses=addresses,
                 roles=roles,
                 expires_at=expires_at,
@@ -179,6 +186,7 @@ class NodeInvites:
                 uses_left=request.uses,
                 expires_at=expires_at,
                 by=person.by,
+                made_at=realm.now,
             )
             return Decision((), record, self._book.add(reader, record, realm.clock.now()))
 
@@ -187,36 +195,73 @@ class NodeInvites:
         return NodeInvite(id=record.id, token=token, expires_at=expires_at)
 
     async def list_invites(self, caller: Caller, request: ListInvites) -> Invites:
-        """Serve LIST_INVITES."""
-        realm, reader = self._realm, self._realm.feeds.reader
+        """Serve LIST_INVITES: those of every auth node that answers."""
+        realm = self._realm
         administrator(realm.view, caller, request.actor, realm.clock.now())
-        return Invites(tuple(self._shown(record) for record in self._book.all(reader)))
+        found, silent = list((await self.issued_invites(caller, Nothing())).invites), list[str]()
+
+        async def ask(peer: PeerId) -> None:
+            try:
+                found.extend((await self._bus.call(ISSUED_INVITES, Nothing(), to=peer)).invites)
+            except CallError as error:
+                log.debug("No invites from %s: %s", peer, error)
+                silent.append(self._bus.name_of(peer))
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._others():
+                nursery.start_soon(ask, peer)
+        found.sort(key=lambda invite: -invite.made_at)  # each node gives its own newest first
+        return Invites(tuple(found), tuple(sorted(silent)))
+
+    def _others(self) -> list[PeerId]:
+        return [peer for peer in self._bus.serving(ISSUED_INVITES) if peer != self._bus.me]
+
+    async def issued_invites(self, caller: Caller, request: Nothing) -> Invites:
+        """Serve ISSUED_INVITES."""
+        return Invites(tuple(self._shown(record) for record in self._book.all(self._realm.feeds.reader)))
 
     def _shown(self, record: InviteRecord) -> InviteInfo:
         return InviteInfo(
             id=record.id,
-            issuer=self._me,
+            issuer=self._bus.me,
             roles=record.roles,
             uses_left=record.uses_left,
             used=record.used,
             expires_at=record.expires_at,
             revoked=record.revoked,
+            made_at=record.made_at,
         )
 
     async def revoke_invite(self, caller: Caller, request: RevokeInvite) -> Nothing:
         """Serve REVOKE_INVITE. Revoking twice is no error."""
         realm = self._realm
+        person = administrator(realm.view, caller, request.actor, realm.clock.now())
+        wish = RevokeIssued(request.id, person.by)
+        try:
+            return await self.revoke_issued(caller, wish)
+        except CallError as error:
+            if error.code != "not_found":
+                raise
+            unknown = error
+        for peer in self._others():
+            try:
+                return await self._bus.call(REVOKE_ISSUED, wish, to=peer)
+            except CallError as error:
+                log.debug("%s did not revoke the invite: %s", peer, error)
+        raise unknown
 
-        def decide(reader: Reader) -> Decision[str]:
-            person = administrator(View(reader), caller, request.actor, realm.clock.now())
+    async def revoke_issued(self, caller: Caller, request: RevokeIssued) -> Nothing:
+        """Serve REVOKE_ISSUED."""
+
+        def decide(reader: Reader) -> Decision[None]:
             record = self._book.get(reader, request.id)
             if record is None:
-                message = "This node made no such invite; `covey invite list` shows those that it made."
+                message = "No auth node that answers made such an invite; `covey invite list` shows which there are."
                 raise CallError("not_found", message, param="id")
-            return Decision((), person.by, self._book.put(replace(record, revoked=True)))
+            return Decision((), None, self._book.put(replace(record, revoked=True)))
 
-        by = (await realm.feeds.append_with(decide)).result
-        log.info("%s revoked the invite %s.", by, request.id)
+        await self._realm.feeds.append_with(decide)
+        log.info("%s revoked the invite %s.", request.by, request.id)
         return Nothing()
 
 

@@ -112,10 +112,12 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
 
 def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus, me, book = parts.bus, parts.identity.peer_id, InviteBook(parts.store.local(AREA))
-    invites, nodes = NodeInvites(realm, book, parts.cluster, me), Nodes(realm, me)
+    invites, nodes = NodeInvites(realm, book, parts.cluster, bus), Nodes(realm, me)
     bus.serve(membership.INVITE_NODE, invites.invite_node)
     bus.serve(membership.LIST_INVITES, invites.list_invites)
     bus.serve(membership.REVOKE_INVITE, invites.revoke_invite)
+    bus.serve(membership.ISSUED_INVITES, invites.issued_invites)
+    bus.serve(membership.REVOKE_ISSUED, invites.revoke_issued)
     bus.serve(membership.REMOVE_NODE, nodes.remove_node)
     bus.serve(membership.RENAME_NODE, nodes.rename_node)
     parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
