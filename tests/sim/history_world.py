@@ -230,12 +230,19 @@ class World:
         for machine in self.machines:
             machine.skew_seconds = 0.0
         for _ in range(12 * len(self.machines)):
+            before = self._held()
             for machine in self.machines:
                 self.release(machine)
-            moved = sum(self.pull(one, other) for one in self.machines for other in self.machines)
-            if not moved and not any(len(machine.quarantine) for machine in self.left()):
+            for one in self.machines:
+                for other in self.machines:
+                    self.pull(one, other)
+            if self._held() == before:
                 break
         return self.left()
+
+    def _held(self) -> list[list[bytes]]:
+        """What every machine has on its disk."""
+        return [[key for key, _ in machine.kv.scan(b"")] for machine in self.machines]
 
     def left(self) -> list[Machine]:
         """The machines that nobody of those who agree has removed: the others are cut off, and may know less."""
@@ -393,7 +400,7 @@ def put_disk_back(world: World, machine: Machine) -> None:
     """As a snapshot of a virtual machine: nothing tells the node. Now and then it writes before anybody can tell it."""
     if machine.saved is None:
         return
-    _become(machine, machine.saved)
+    _become(world, machine, machine.saved)
     machine.unsure = world.random.random() < 0.8
     machine.denied = denials(machine.view)
     world.rolled_back.add(machine.peer)
@@ -406,16 +413,19 @@ def restore_backup(world: World, machine: Machine) -> None:
     if machine.saved is None:
         return
     incarnation = world.random.randbytes(8).hex().encode()
-    _become(machine, [(key, value) for key, value in machine.saved if key != INCARNATION_KEY])
+    _become(world, machine, [(key, value) for key, value in machine.saved if key != INCARNATION_KEY])
     machine.kv.write([(INCARNATION_KEY, incarnation)])
     machine.unsure = False
     machine.denied = denials(machine.view)
 
 
-def _become(machine: Machine, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+def _become(world: World, machine: Machine, pairs: Sequence[tuple[bytes, bytes]]) -> None:
     machine.kv = MemoryStore()
     machine.kv.write(pairs)
     machine.quarantine = Quarantine()
+    for key_id, (_, _, holders) in world.created.items():
+        if machine.view.get(KeyRow, key_id) is None:
+            holders.discard(machine.name)
 
 
 def skew(world: World, machine: Machine) -> None:
