@@ -21,7 +21,7 @@ from covey.client import Client
 from covey.cluster.cluster import Cluster
 from covey.cluster.host import open_host
 from covey.config import Config, backends_of
-from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, Actor, AuthorizeActor
+from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, VERIFY, Actor, AuthorizeActor
 from covey.contracts.method import Nothing, Party
 from covey.control import open_control
 from covey.draining import Draining
@@ -34,9 +34,11 @@ from covey.http.health import HealthApp
 from covey.http.router import Router
 from covey.http.server import HttpConfig, Listener, is_loopback, parse_listen
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
-from covey.store.feeds import SystemClock
+from covey.store.denied import HeededRows
+from covey.store.feeds import Clock, SystemClock
 from covey.store.identity import Identity, open_identity
 from covey.store.leveldb import open_leveldb
+from covey.store.replica import Replica
 from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import LinkSample, Metrics
 from covey.transport.base import PeerId
@@ -197,12 +199,25 @@ async def open_node(
             Draining(base.bus, base.lifecycle, base.cluster.membership, has_auth="auth" in node.roles)
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))
+            if needs_replica(node.roles, base.bus):
+                serve_replica(base.bus, base.store, base.cluster, base.clock, base.metrics)
             await stack.enter_async_context(base.cluster.running(base.drained))
             await stack.enter_async_context(open_control(base.bus, folder, base.lifecycle))
             stack.callback(base.begin_stop)
             if listen:
                 node.urls = await _open_listeners(stack, checked, base)
             yield node
+
+
+def needs_replica(roles: Sequence[str], bus: Bus) -> bool:
+    """Whether this node checks keys by its own copy of the feeds. An auth role serves VERIFY once it has all keys."""
+    return "gateway" in roles and "auth" not in roles and bus.served(VERIFY.name) is None
+
+
+def serve_replica(bus: Bus, store: Store, cluster: Cluster, clock: Clock, metrics: Metrics) -> None:
+    """Serve VERIFY and DENIALS from the feeds that this gateway's store holds, so that callers need no auth node."""
+    rows = HeededRows(store.reader)
+    Replica(store, rows, clock, cluster.lease.check, metrics).serve(bus.stamped("gateway"))
 
 
 def _check_roles(cluster: Cluster, names: Sequence[str], *, alone: bool) -> None:

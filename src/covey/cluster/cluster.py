@@ -15,8 +15,10 @@ from covey.bus.background import open_background
 from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.cluster.address_book import AddressBook
+from covey.cluster.boot_clock import BootClock, boot_seconds
 from covey.cluster.exchange import Exchange
 from covey.cluster.joining import JoinDialer, answer_join
+from covey.cluster.leasing import Leasing
 from covey.cluster.link import LinkConfig
 from covey.cluster.links import Host, Links
 from covey.cluster.membership import Membership
@@ -93,7 +95,12 @@ class HostOpener(Protocol):
 
 
 class Cluster:
-    """The links, once they are awake. Implements `covey.roles.base.ClusterDoor`. `seed`: of the redials' jitter."""
+    """The links, once they are awake. Implements `covey.roles.base.ClusterDoor`.
+
+    Args:
+        now: a clock that runs through a suspend, for leases.
+        seed: of the redials' jitter.
+    """
 
     def __init__(
         self,
@@ -104,6 +111,7 @@ class Cluster:
         open_host: HostOpener,
         clock: Clock,
         *,
+        now: BootClock = boot_seconds,
         seed: int | None = None,
     ) -> None:
         self.membership = Membership(store)
@@ -114,6 +122,7 @@ class Cluster:
         self._config = config
         self._open_host = open_host
         self.sync = Sync(bus, store, identity, clock, lambda: self.membership.granted(bus.me))
+        self.lease = Leasing(bus, self.membership, self.sync, now)
         self._seed = seed
         self._local = store.local("cluster")
         self._standing = Standing(self.membership, self.book, self._local, bus.me)
@@ -271,6 +280,7 @@ class Cluster:
                 async with open_background() as nursery:
                     nursery.start_soon(links.run)
                     nursery.start_soon(self.sync.run, links.changes)
+                    nursery.start_soon(self.lease.run, links.changes)
                     nursery.start_soon(self._exchange.run)
                     nursery.start_soon(Relaying(host, links.neighbours, self.book.get).run)
                     nursery.start_soon(self._watch_interfaces, host, links)

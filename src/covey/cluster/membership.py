@@ -5,6 +5,7 @@ from typing import get_args
 from covey.contracts.method import Party
 from covey.store.feed_log import read_heads
 from covey.store.ingest import network_of
+from covey.store.membership import AUTHOR_ROLE
 from covey.store.pulse import Pulse
 from covey.store.rows import MemberRow
 from covey.store.view import View
@@ -21,6 +22,8 @@ class Membership:
         self.changes = Pulse()
         self._store = store
         self._rows: dict[PeerId, MemberRow] = {}
+        self.authors: frozenset[PeerId] = frozenset()
+        """The auth nodes of the network: those of its machines that were admitted as one, and not removed."""
         self._heads: object = None
         self._read()
 
@@ -73,4 +76,7 @@ class Membership:
             return False
         self._heads = heads
         self._rows = {PeerId(row.peer): row for row in View(self._store.reader).all(MemberRow)}
+        self.authors = frozenset(
+            peer for peer, row in self._rows.items() if AUTHOR_ROLE in row.roles and not row.removed
+        )
         return True

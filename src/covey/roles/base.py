@@ -11,6 +11,7 @@ import trio
 
 from covey.backends.base import Plugged
 from covey.bus.bus import BusHandle
+from covey.cluster.lease import LeasePolicy
 from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.errors import CallError
 from covey.http.router import Router
@@ -55,8 +56,42 @@ Welcomer = Callable[[PeerId, JoinRequest], Awaitable[JoinAnswer]]
 """Answers a machine that wants to become a member; the peer id is the one that the transport has proved."""
 
 
+class LeaseDoor(Protocol):
+    """What a role may ask about leases: who may vouch for keys now (replication.md)."""
+
+    def grant(self, *, lease_seconds: float, policy: LeasePolicy) -> None:
+        """Vouch and grant leases by this node's own word from now on; only an auth role does, once."""
+        ...
+
+    def check(self) -> None:
+        """Raise `unreachable` (`no_lease`) unless this node may vouch for keys now."""
+        ...
+
+    async def check_gateway(self, peer: PeerId) -> None:
+        """The same, about the gateway that asks for work. This very process is never refused."""
+        ...
+
+
+class NoBound:
+    """The lease of a node that cannot have a cluster: nobody can have revoked anything elsewhere."""
+
+    def grant(self, *, lease_seconds: float, policy: LeasePolicy) -> None:
+        """There is nobody to grant one to."""
+
+    def check(self) -> None:
+        """Always."""
+
+    async def check_gateway(self, peer: PeerId) -> None:
+        """Always."""
+
+
 class ClusterDoor(Protocol):
     """What a role may ask of the node's links to other machines."""
+
+    @property
+    def lease(self) -> LeaseDoor:
+        """Who may vouch for keys now."""
+        ...
 
     async def open(self) -> tuple[str, ...]:
         """Listen for other machines, from now on and after every restart; returns the announced addresses."""
@@ -88,6 +123,8 @@ class ClusterDoor(Protocol):
 
 class Alone:
     """The door of a node that cannot have a cluster, as in tests of a single role."""
+
+    lease = NoBound()
 
     async def open(self) -> tuple[str, ...]:
         """Always refuses."""

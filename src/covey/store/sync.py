@@ -16,7 +16,8 @@ from covey.contracts.feeds import Kind
 from covey.contracts.method import Party
 from covey.contracts.replication import ACKNOWLEDGE, HASH_BYTES, TAILS, FeedEntries, Heads, Tail
 from covey.errors import CallError
-from covey.store.entries import KINDS, Sealed
+from covey.store.denied import keep_denied
+from covey.store.entries import KINDS, FeedId, Sealed
 from covey.store.feed_log import GENESIS_KEY, read_entries, read_head, read_heads, read_verdict, release
 from covey.store.feeds import Author, Clock, upgraded_view
 from covey.store.hybrid_clock import farthest
@@ -103,6 +104,23 @@ class Sync:
     def has(self, heads: Mapping[str, int]) -> bool:
         """Whether all that these heads name has been applied here, as far as it ever will be."""
         return has_applied(self._store.reader, heads, self.kinds())
+
+    async def applied(self, heads: Mapping[str, int]) -> None:
+        """Until that is so."""
+        commits = self._store.commits
+        while True:
+            seen = commits.count
+            if self.has(heads):
+                return
+            await commits.after(seen)
+
+    def blocking(self) -> bool:
+        """Whether something that counts could not be read here: it may be a denial, so this node vouches for nobody."""
+        if not self.blocked:
+            return False
+        reader = self._store.reader
+        verdict = read_verdict(reader)
+        return any(read_head(reader, feed).seq < verdict.limit(FeedId.parse(feed)) for feed in self.blocked)
 
     @property
     def caught_up(self) -> bool:
@@ -266,7 +284,14 @@ class Sync:
         if genesis is None:
             return None
         author, now = Author(self._identity, genesis), self._clock.now()
-        return lambda overlay, taken: author.say_again(overlay, taken, now)
+
+        def after(overlay: Overlay, taken: Ingested) -> None:
+            if read_verdict(overlay).may_write(self._identity.peer_id):
+                author.say_again(overlay, taken, now)
+            else:
+                keep_denied(overlay, taken.voided)
+
+        return after
 
     def _tell(self, peer: PeerId, taken: Ingested) -> None:
         """Say once what is wrong, and count it."""

@@ -116,6 +116,7 @@ class Metrics:
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
         self.links = LinkCollector()
         made.register(self.links)
+        self._key_check_children: dict[str, Counter] = {}
         self._bus_children: dict[tuple[str, str], Counter] = {}
         self._request_children: dict[tuple[str, str, str], Counter] = {}
         self._models: dict[str, ModelMetrics] = {}
@@ -125,6 +126,13 @@ class Metrics:
         child = self._bus_children.get((method, outcome))
         if child is None:
             child = self._bus_children[method, outcome] = self.bus_calls.labels(method, outcome)
+        child.inc()
+
+    def key_check(self, outcome: str) -> None:
+        """Count a key that was verified, or not."""
+        child = self._key_check_children.get(outcome)
+        if child is None:
+            child = self._key_check_children[outcome] = self.key_checks.labels(outcome)
         child.inc()
 
     def request_ended(self, route: str, model: str, outcome: str) -> None:

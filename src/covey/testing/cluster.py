@@ -38,7 +38,7 @@ from covey.contracts.membership import INVITE_NODE, InviteNode
 from covey.contracts.method import Party
 from covey.errors import CallError
 from covey.http.router import Router
-from covey.node import unwrapped
+from covey.node import needs_replica, serve_replica, unwrapped
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.role import ROLE as AUTH
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
@@ -120,6 +120,7 @@ class MemoryNode:
     run: tuple[RunRole, ...] = ()
     backends: tuple[Plugged, ...] = ()
     clock: MemoryClock = field(default_factory=MemoryClock)
+    slept_seconds: float = 0.0
     disk: MemoryDisk = field(default_factory=MemoryDisk)
     bus: Bus = field(init=False)
     store: Store = field(init=False)
@@ -135,6 +136,14 @@ class MemoryNode:
     def peer_id(self) -> PeerId:
         """Of its identity."""
         return self.identity.peer_id
+
+    def boot_seconds(self) -> float:
+        """A clock that runs through a suspend."""
+        return trio.current_time() + self.slept_seconds
+
+    def wake_after(self, seconds: float) -> None:
+        """Its machine has been suspended for that long, and all others saw nothing of it."""
+        self.slept_seconds += seconds
 
     @property
     def operator(self) -> BusHandle:
@@ -331,10 +340,19 @@ class MemoryCluster:
                     await stack.enter_async_context(node.bus.open())
                     opener = memory_hosts(self.network, lambda: node.machine, opened)
                     node.cluster = Cluster(
-                        node.bus, node.store, node.identity, node.config, opener, node.clock, seed=seed
+                        node.bus,
+                        node.store,
+                        node.identity,
+                        node.config,
+                        opener,
+                        node.clock,
+                        now=node.boot_seconds,
+                        seed=seed,
                     )
                     for role, settings in node.run:
                         await stack.enter_async_context(role.open(settings, node.parts(role)))
+                    if needs_replica([role.name for role, _ in node.run], node.bus):
+                        serve_replica(node.bus, node.store, node.cluster, node.clock, node.metrics)
                     await stack.enter_async_context(node.cluster.running(drained))
                     task_status.started()
                     await trio.sleep_forever()

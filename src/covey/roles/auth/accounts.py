@@ -23,6 +23,7 @@ from covey.roles.auth import people
 from covey.roles.auth.credentials import Person, administrator
 from covey.roles.auth.realm import Realm, taking_turns
 from covey.roles.auth.strength import check_password
+from covey.store.key_check import standing
 from covey.store.rows import AccountRow
 from covey.store.view import View
 
@@ -148,7 +149,7 @@ class Accounts:
 def _enabling(view: View, row: AccountRow, by: str) -> list[Op]:
     if people.state(view, row) == "active":
         return []
-    epoch = people.standing(view, row.id).epoch + 1
+    epoch = standing(view, row.id).epoch + 1
     approval: list[Op] = [AccountApprove(id=row.id, by=by)] if row.pending else []
     return [*approval, OwnerStanding(owner=row.id, epoch=epoch, active=True, by=by)]
 
@@ -163,4 +164,4 @@ def _disabling(view: View, row: AccountRow, by: str) -> list[Op]:
             reason="last_admin",
             param="user",
         )
-    return [OwnerStanding(owner=row.id, epoch=people.standing(view, row.id).epoch + 1, active=False, by=by)]
+    return [OwnerStanding(owner=row.id, epoch=standing(view, row.id).epoch + 1, active=False, by=by)]

@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from covey.cluster.lease import LeasePolicy
 from covey.contracts.auth import LIST_MAX, RegistrationMode
 from covey.roles.auth.backoff import Pace
 from covey.roles.auth.passwords import HashCost
@@ -23,6 +24,10 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     accounts_max: Annotated[int, Meta(ge=1, le=LIST_MAX)] = LIST_MAX
     invitation_seconds_max: Seconds = 30 * 24 * 3600
     invitations_open_max: Count = 1_000
+
+    lease_seconds: Annotated[int, Meta(ge=10, le=24 * 3600)] = 300
+    """No gateway goes on vouching for a key for longer, once a majority of the auth nodes knows that it is revoked."""
+    lease_policy: LeasePolicy = "auto"
 
     session_seconds: Seconds = 7 * 24 * 3600
     sessions_per_account_max: Annotated[int, Meta(ge=1, le=1_000)] = 16

@@ -8,7 +8,7 @@ from covey.contracts.auth import KEY_MODELS_MAX, CreateKey, KeyLimits
 from covey.contracts.feeds import KeyCreate
 from covey.contracts.inference import MODEL_NAME_PATTERN
 from covey.errors import CallError
-from covey.roles.auth.credentials import KEY_AUTHOR
+from covey.store.key_check import KEY_AUTHOR
 
 REQUESTS_PER_MINUTE_MAX = 1_000_000
 

@@ -1,9 +1,7 @@
 """API keys: checking, making, listing and revoking them."""
 
 import secrets
-from collections.abc import Sequence
-
-from prometheus_client import Counter
+from collections.abc import Callable, Sequence
 
 from covey.bus.caller import Caller
 from covey.contracts.auth import (
@@ -16,29 +14,18 @@ from covey.contracts.auth import (
     ListKeys,
     NewKey,
     RevokeKey,
-    VerifyKey,
 )
 from covey.contracts.auth import Keys as KeyList
 from covey.contracts.feeds import KeyCreate, KeyRevoke, Op, OwnerStanding
-from covey.contracts.keys import KEY_ID_CHARS, MINT_BYTES, mint
+from covey.contracts.keys import MINT_BYTES, mint
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.auth import people
-from covey.roles.auth.credentials import (
-    KEY_AUTHOR,
-    Person,
-    bad_key,
-    bad_session,
-    identity_of_key,
-    judge_key,
-    judge_session,
-    key_state,
-    read_key,
-    who,
-)
+from covey.roles.auth.credentials import Person, bad_session, judge_session, read_key, who
 from covey.roles.auth.key_rules import asked_scope, child_scope
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.realm import Realm, taking_turns
+from covey.store.key_check import KEY_AUTHOR, identity_of_key, key_state
 from covey.store.rows import AccountRow, KeyRow, StandingRow
 from covey.store.view import View
 
@@ -47,37 +34,27 @@ USED_KEYS_MAX = 10_000
 
 
 class Keys:
-    """Serves VERIFY, AUTHORIZE, CREATE_KEY, LIST_KEYS, REVOKE_KEY and KEY_USED."""
+    """Serves AUTHORIZE, CREATE_KEY, LIST_KEYS, REVOKE_KEY and KEY_USED; VERIFY is `covey.store.replica`'s.
 
-    def __init__(self, realm: Realm, usage: KeyUsage) -> None:
+    Args:
+        realm: what the parts of the role share.
+        usage: when keys were last used.
+        check_lease: raises `no_lease` unless this node may vouch for keys now.
+    """
+
+    def __init__(self, realm: Realm, usage: KeyUsage, check_lease: Callable[[], None]) -> None:
         self._realm = realm
         self._usage = usage
-        self._checks: dict[str, Counter] = {}
-
-    async def verify(self, caller: Caller, request: VerifyKey) -> Identity:
-        """Serve VERIFY. Runs for every request of the API: two or three reads, no waiting."""
-        view, key_id = self._realm.view, request.key_id
-        if len(key_id) != KEY_ID_CHARS or not key_id.isascii():
-            key_id = ""  # nobody's
-        row, outcome = judge_key(view, key_id, request.digest, self._realm.clock.now())
-        self._count(outcome)
-        if row is None or row.created is None:
-            raise bad_key()
-        return identity_of_key(view, row, row.created)
-
-    def _count(self, outcome: str) -> None:
-        child = self._checks.get(outcome)
-        if child is None:
-            child = self._checks[outcome] = self._realm.metrics.key_checks.labels(outcome)
-        child.inc()
+        self._check_lease = check_lease
 
     async def authorize(self, caller: Caller, request: AuthorizeActor) -> Identity:
         """Serve AUTHORIZE."""
+        self._check_lease()
         view, now, actor = self._realm.view, self._realm.clock.now(), request.actor
         if actor.session and actor.key:
             raise CallError("invalid", "Act with a session or with a key, not with both.", param="actor")
         if actor.key:
-            return identity_of_key(view, *read_key(view, actor.key, now))
+            return identity_of_key(*read_key(view, actor.key, now))
         row, account = judge_session(view, actor.session, now)
         if row.started is None:
             raise bad_session()

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from covey.contracts.auth import LABEL_CHARS_MAX, NAME_PATTERN, Account, AccountState
 from covey.errors import CallError
-from covey.store.rows import AccountRow, NameRow, StandingRow
+from covey.store.key_check import standing
+from covey.store.rows import AccountRow, NameRow
 from covey.store.view import View
 
 OPERATOR = "operator"
@@ -81,11 +82,6 @@ def find(view: View, user: str) -> AccountRow:
             "not_found", f"There is no user {user[:64]!r}; `covey users list` shows who there is.", param="user"
         )
     return row
-
-
-def standing(view: View, owner: str) -> StandingRow:
-    """An owner's standing; that of one who never had any is not active."""
-    return view.get(StandingRow, owner) or StandingRow(owner=owner)
 
 
 def state(view: View, row: AccountRow) -> AccountState:

@@ -24,6 +24,7 @@ from covey.roles.auth.setup import Setup
 from covey.roles.base import Parts, Role
 from covey.store.acks import Acks
 from covey.store.feeds import Feeds, open_feeds
+from covey.store.replica import Replica
 from covey.store.rows import SessionRow
 from covey.store.tails import FeedTails
 
@@ -80,15 +81,21 @@ async def _serve_once_complete(parts: Parts, realm: Realm, usage: KeyUsage) -> N
 
 
 def _serve_all(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
+    parts.cluster.lease.grant(lease_seconds=realm.config.lease_seconds, policy=realm.config.lease_policy)
     _serve(parts, realm, usage)
     _serve_membership(parts, realm)
 
 
 def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
-    bus, accounts, sessions, keys = parts.bus, Accounts(realm), Sessions(realm), Keys(realm, usage)
+    bus, accounts, sessions, keys = (
+        parts.bus,
+        Accounts(realm),
+        Sessions(realm),
+        Keys(realm, usage, parts.cluster.lease.check),
+    )
     registration, setup = Registration(realm, accounts, sessions), Setup(realm, accounts, sessions)
     setup.secret()  # made before anybody can ask
-    bus.serve(auth.VERIFY, keys.verify)
+    Replica(parts.store, realm.view, parts.clock, parts.cluster.lease.check, parts.metrics).serve(bus)
     bus.serve(auth.AUTHORIZE, keys.authorize)
     bus.serve(auth.CREATE_KEY, keys.create_key)
     bus.serve(auth.LIST_KEYS, keys.list_keys)

@@ -24,7 +24,7 @@ from covey.contracts.inference import (
 )
 from covey.contracts.method import Nothing
 from covey.errors import CallError
-from covey.roles.base import Parts, Role
+from covey.roles.base import LeaseDoor, Parts, Role
 from covey.roles.inference.lanes import Lanes
 from covey.roles.inference.models import ModelTable
 from covey.telemetry.metrics import Metrics
@@ -56,13 +56,15 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Inference:
     """The role's handlers."""
 
-    def __init__(self, table: ModelTable, lanes: Lanes, metrics: Metrics) -> None:
+    def __init__(self, table: ModelTable, lanes: Lanes, metrics: Metrics, lease: LeaseDoor) -> None:
         self._table = table
         self._lanes = lanes
         self._metrics = metrics
+        self._lease = lease
 
     async def chat(self, caller: Caller, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
-        """Serves CHAT."""
+        """Serves CHAT, to gateways that may vouch for whoever asks."""
+        await self._lease.check_gateway(caller.peer)
         backend, status = self._table.find(request.model)
         if status.name != request.model:
             request = msgspec.structs.replace(request, model=status.name)
@@ -133,7 +135,7 @@ async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerato
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(watch_readiness, table, config.default_model, parts.lifecycle.missing)
-        inference = Inference(table, lanes, parts.metrics)
+        inference = Inference(table, lanes, parts.metrics, parts.cluster.lease)
         parts.bus.serve_stream(CHAT, inference.chat)
         parts.bus.serve(MODELS, inference.models)
         parts.bus.serve_stream(PULL_MODEL, inference.pull_model)

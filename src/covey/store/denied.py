@@ -1,0 +1,64 @@
+"""What a node that is no auth node keeps denied although its author was removed since. Pure.
+
+An author's removal voids what it said beyond the cutoff. An auth node that had applied a denial there says it again in
+its own feed (`covey.store.reissue`); any other node cannot, and may be the only one that ever heard of it. So it keeps
+it in its own corner, in the very batch that voids it, and its key check heeds it: what was denied here stays denied.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from covey.contracts.feeds import KeyRevoke, Op, OwnerStanding
+from covey.store.kv import Reader
+from covey.store.merge import Rows
+from covey.store.reissue import reissued
+from covey.store.rows import KeyRow, StandingRow
+from covey.store.view import View
+from covey.store.writer import Overlay
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+KEY_PREFIX = b"l/denied/key/"
+"""Then a key's id."""
+OWNER_PREFIX = b"l/denied/owner/"
+"""Then an account's id; the value is the epoch of the denial, in decimal."""
+
+
+class HeededRows:
+    """The view of this node, with what it keeps denied on top. Costs one further read for each row of a key check.
+
+    The row comes first: a batch that gives a key back and denies it here may be written in between the two reads.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._view: Rows = View(reader)
+
+    def get(self, row: type[R], key: str) -> R | None:
+        """As `View.get`."""
+        found = self._view.get(row, key)
+        if isinstance(found, KeyRow):
+            if not found.revoked and self._reader.get(KEY_PREFIX + key.encode()) is not None:
+                return replace(found, revoked=True)
+        elif isinstance(found, StandingRow):
+            denied = self._reader.get(OWNER_PREFIX + key.encode()) if found.active else None
+            if denied is not None and int(denied) >= found.epoch:
+                return replace(found, epoch=int(denied), active=False)
+        return found
+
+
+def keep_denied(overlay: Overlay, voided: Iterable[Op]) -> None:
+    """Lay over the store what of these denials does not stand any more and concerns keys."""
+    for op in reissued(voided, View(overlay)):
+        match op:
+            case KeyRevoke(id=key):
+                overlay.put([(KEY_PREFIX + key.encode(), b"")])
+            case OwnerStanding(owner=owner, epoch=epoch):
+                kept = overlay.get(OWNER_PREFIX + owner.encode())
+                highest = epoch if kept is None else max(int(kept), epoch)
+                overlay.put([(OWNER_PREFIX + owner.encode(), str(highest).encode())])
+            case _:
+                pass  # of what only auth nodes read
