@@ -21,7 +21,7 @@ from covey.client import Client
 from covey.cluster.cluster import Cluster
 from covey.cluster.host import open_host
 from covey.config import Config, backends_of
-from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, VERIFY, Actor, AuthorizeActor
+from covey.contracts.auth import AUTHORIZE, SET_UP_SECRET, TAKE_RECOVERY_KEY, VERIFY, Actor, AuthorizeActor
 from covey.contracts.method import Nothing, Party
 from covey.control import open_control
 from covey.draining import Draining
@@ -104,6 +104,12 @@ class Node:
         secret = (await self.bus.call(SET_UP_SECRET, Nothing())).secret
         # In the fragment, which browsers never send: no log on the way can hold it.
         return f"{self.urls[0]}/setup#{secret}" if secret else ""
+
+    async def take_recovery_key(self) -> str:
+        """The recovery key of the network that this node has just founded, for this once; "" ever after."""
+        if self._base.bus.served(TAKE_RECOVERY_KEY.name) is None:
+            return ""
+        return (await self.bus.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
 
 
 class _Base:

@@ -17,7 +17,6 @@ from covey.backends.catalogue import find
 from covey.bus.background import open_background
 from covey.cli.progress import Display, Step, open_display
 from covey.config import Config
-from covey.contracts.auth import TAKE_RECOVERY_KEY
 from covey.contracts.inference import MODELS, ModelStatus
 from covey.contracts.method import Nothing
 from covey.errors import CallError
@@ -112,13 +111,11 @@ class Running:
         click.echo(f"Covey runs as {node.name} ({', '.join(node.roles)}).\n  {where}")
         if link := await node.set_up_url():
             click.echo(f"\nMake the first administrator on this page (the link works once):\n  {link}")
-        if "auth" in node.roles:
-            recovery_key = (await node.bus.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
-            if recovery_key:
-                click.echo(
-                    "\nThe recovery key of this network, shown this once. Keep it safe, and not on this machine:\n"
-                    f"it alone settles a dispute between nodes, or replaces the last auth node.\n  {recovery_key}"
-                )
+        if recovery_key := await node.take_recovery_key():
+            click.echo(
+                "\nThe recovery key of this network, shown this once. Keep it safe, and not on this machine:\n"
+                f"it alone settles a dispute between nodes, or replaces the last auth node.\n  {recovery_key}"
+            )
         if node.urls:
             click.echo("\nStop with Ctrl-C.")
 
