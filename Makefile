@@ -20,7 +20,8 @@ test: .venv/.dev ## every test, the slow ones too (a browser test needs Debian's
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: .venv/.dev ## the faults of real machines again and again (SOAK_ROUNDS=20); needs root, iproute2 and nftables
-	SOAK_ROUNDS=$${SOAK_ROUNDS:-20} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/cluster $(ARGS)
+	SOAK_ROUNDS=$${SOAK_ROUNDS:-20} KILL_ROUNDS=$${KILL_ROUNDS:-500} \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/cluster tests/contract/test_kill.py $(ARGS)
 
 sim: .venv/.dev ## whole clusters in memory under random faults (SEEDS=100, or SEED=17 to repeat one)
 	SEEDS=$${SEEDS:-100} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/sim $(ARGS)

@@ -164,7 +164,7 @@ def test_an_author_that_is_removed_while_it_revokes(five: Five) -> None:
     five.part([five.auth[0], five.gateways[0]], [witness, removed, five.gateways[1]])
     removed.covey("keys", "revoke", revoked)  # the witness has it, and so has the gateway of that side
     eventually(lambda: status(five.gateways[1], key) in (401, 503), 10, five.explain)
-    five.auth[0].covey("nodes", "remove", "auth3", "--yes")  # knows nothing of that
+    five.auth[0].covey("nodes", "remove", "auth3")  # knows nothing of that
     five.network.heal(*five.hosts)
     five.auth.remove(removed)
     removed.wait_said("removed from its network", 30)
@@ -199,7 +199,7 @@ def test_a_lost_auth_machine_is_replaced_and_nothing_is_lost(five: Five) -> None
     made, key = five.new_key()
     five.auth[0].kill()
     gateway = five.gateways[1]
-    five.auth[1].covey("nodes", "remove", "auth1", "--yes")
+    five.auth[1].covey("nodes", "remove", "auth1")
     five.auth[1].covey("nodes", "promote", "gateway2", "--role", "auth")
     eventually(lambda: gateway.covey("keys", "list", "--json", code=None).returncode == 0, 30, five.explain)
     five.auth.remove(five.auth[0])

@@ -22,7 +22,8 @@ from covey.store.maintenance import check
 from covey.store.rows import KeyRow
 from covey.store.view import View
 
-ROUNDS = 20
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "50"))
+"""`make soak` asks for 500."""
 SEED = int(os.environ.get("COVEY_SEED", "20240611"))
 
 WRITER = """

@@ -154,7 +154,8 @@ class Sealed:
 
     def head(self, before: Head) -> Head:
         """The feed's head once this entry is its last."""
-        return Head(self.entry.seq, self.hash, self.entry.clock, {**before.deps, **self.entry.deps})
+        deps = {**before.deps, **self.entry.deps} if self.entry.deps else before.deps
+        return Head(self.entry.seq, self.hash, self.entry.clock, deps)
 
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode

@@ -86,10 +86,13 @@ def record(
     Returns:
         The denials that count no more, where the entry removed an author who had made them.
     """
-    feed = sealed.entry.feed
-    overlay.put(
-        [(entry_key(feed, sealed.entry.seq), sealed.stored), (head_key(feed), encode_head(sealed.head(before)))]
-    )
+    overlay.put([(head_key(sealed.entry.feed), encode_head(sealed.head(before)))])
+    return record_entry(overlay, sealed, verdict, future=future)
+
+
+def record_entry(overlay: Overlay, sealed: Sealed, verdict: Verdict | None = None, *, future: bool = False) -> list[Op]:
+    """As `record`, where the feed's head is the caller's to write: once for many entries."""
+    overlay.put([(entry_key(sealed.entry.feed, sealed.entry.seq), sealed.stored)])
     if future:
         overlay.put([(future_key(sealed), b"")])
     note(overlay, sealed, future=future)

@@ -14,16 +14,18 @@ from itertools import takewhile
 import trio
 
 from covey.contracts.feeds import Kind, Op
-from covey.store.entries import EntryError, Flaw, Sealed, check_place, check_signature, unseal
+from covey.store.entries import EntryError, Flaw, Head, Sealed, check_place, check_signature, unseal
 from covey.store.feed_log import (
     GENESIS_KEY,
+    encode_head,
+    head_key,
     is_author,
     keep_proof,
     read_entries,
     read_head,
     read_heads,
     read_verdict,
-    record,
+    record_entry,
     settle_anew,
     speaks_of_authors,
 )
@@ -263,6 +265,7 @@ def take(overlay: Overlay, entries: Iterable[Sealed | EntryError], now: float) -
                     taken.refused.append(error)
                     del queues[feed]
     taken.early = [sealed for queue in queues.values() for sealed in queue]
+    intake.write_heads()
     return taken
 
 
@@ -278,12 +281,25 @@ class _Intake:
         self._net, self._recovery = network_hash(genesis), read_genesis(genesis).recovery_peer
         self._verdict = read_verdict(overlay)
         self._authors: set[str] = set()
+        self._heads: dict[str, Head] = {}
+        self._unwritten: set[str] = set()
         self.taken = Ingested()
+
+    def write_heads(self) -> None:
+        """Lay the heads of the feeds that have grown over the store: once for all their entries."""
+        self._overlay.put([(head_key(feed), encode_head(self._heads[feed])) for feed in self._unwritten])
+        self._unwritten.clear()
+
+    def _head(self, feed: str) -> Head:
+        head = self._heads.get(feed)
+        if head is None:
+            head = self._heads[feed] = read_head(self._overlay, feed)
+        return head
 
     def take(self, sealed: Sealed) -> None:
         """Keep the entry if it is new; `EntryError` unless it has its place here."""
         overlay, entry, feed = self._overlay, sealed.entry, sealed.feed
-        head = read_head(overlay, entry.feed)
+        head = self._head(entry.feed)
         if entry.net != self._net:
             raise EntryError("wrong_network", f"Entry {entry.seq} of {feed} belongs to another network.")
         if entry.seq <= head.seq:
@@ -298,9 +314,14 @@ class _Intake:
         check_place(sealed, self._net, head)
         self._check_deps(sealed)
         future = is_ahead(entry.clock, self._now)
-        self.taken.voided += record(overlay, sealed, head, self._verdict, future=future)
+        self._heads[entry.feed] = sealed.head(head)
+        self._unwritten.add(entry.feed)
         if speaks_of_authors(sealed):
+            self.write_heads()  # whoever judges anew reads them
+            self.taken.voided += record_entry(overlay, sealed, self._verdict, future=future)
             self._verdict = read_verdict(overlay)
+        else:
+            self.taken.voided += record_entry(overlay, sealed, self._verdict, future=future)
         self.taken.applied += 1
         if future:
             self.taken.ahead.add(feed.author)
@@ -319,7 +340,7 @@ class _Intake:
     def _check_deps(self, sealed: Sealed) -> None:
         for feed, seq in sealed.entry.deps.items():
             # Of a frozen feed nobody gets more: what its author wrote after counts for nothing.
-            if read_head(self._overlay, feed).seq < min(seq, self._verdict.frozen.get(feed, NO_LIMIT)):
+            if self._head(feed).seq < min(seq, self._verdict.frozen.get(feed, NO_LIMIT)):
                 raise EntryError(
                     "missing_dependency", f"Entry {sealed.entry.seq} of {sealed.feed} builds on entry {seq} of {feed}."
                 )
@@ -330,6 +351,7 @@ class _Intake:
         ours = next(read_entries(self._overlay, feed, after=seq - 1), None)
         if ours is None or ours.hash == sealed.hash:
             return
+        self.write_heads()
         voided = keep_proof(self._overlay, ours, sealed)
         if voided is not None:
             self.taken.frozen.append(feed)
