@@ -1,0 +1,421 @@
+"""Between stores: what is voided, said again, frozen, or waits for its time; without a network.
+
+Mutations that these tests catch: `is_denial` that forgets an operation, `say_again` left out, a password that comes
+back with its author's removal, a proof that is believed without its signatures.
+"""
+
+import pytest
+from msgspec.structs import replace
+
+from covey.contracts.auth import KeyLimits
+from covey.contracts.feeds import (
+    AccountCreate,
+    Admit,
+    InvitationUse,
+    KeyCreate,
+    KeyRevoke,
+    Op,
+    OwnerStanding,
+    PasswordSet,
+    Remove,
+    Rename,
+    SessionEnd,
+)
+from covey.errors import CallError
+from covey.store.checking import check_reader
+from covey.store.entries import SIGNATURE_BYTES, Entry, EntryError, FeedId, Head, seal, unseal
+from covey.store.feed_log import (
+    GENESIS_KEY,
+    INCARNATION_KEY,
+    Proof,
+    encode_head,
+    head_key,
+    is_future,
+    keep_proof,
+    proof_key,
+    read_entries,
+    read_head,
+    read_proofs,
+    read_verdict,
+    release,
+    settle_anew,
+)
+from covey.store.feeds import AHEAD_ENTRIES_MAX, Author
+from covey.store.genesis import found, parse_recovery_key
+from covey.store.hybrid_clock import farthest
+from covey.store.identity import Identity
+from covey.store.ingest import VOID_ENTRIES_MAX, Ingested, batches_after, checked_proof, next_batch, take
+from covey.store.memory import MemoryStore
+from covey.store.quarantine import BYTES_MAX, Quarantine
+from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, SessionRow, StandingRow
+from covey.store.sync import has_applied
+from covey.store.tails import position
+from covey.store.view import VIEW_KEY, VIEW_VERSION, View
+from covey.store.writer import Overlay
+
+NOW = 1_800_000_000.0
+ALICE, BOB, CAROL = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
+KINDS = ("members", "keys", "secret")
+
+
+class Node:
+    """A store and an author, with a wall clock of its own."""
+
+    def __init__(self, identity: Identity, genesis: bytes, ahead_seconds: float = 0.0) -> None:
+        self.identity = identity
+        self.now = NOW + ahead_seconds
+        self.kv = MemoryStore()
+        self.author = Author(identity, genesis)
+        overlay = Overlay(self.kv)
+        overlay.put([(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode())])
+        overlay.put([(INCARNATION_KEY, identity.peer_id[-16:].encode().hex()[:16].encode())])
+        settle_anew(overlay)
+        self.write(overlay)
+
+    @property
+    def view(self) -> View:
+        return View(self.kv)
+
+    def write(self, overlay: Overlay) -> None:
+        self.kv.write(list(overlay.changes.items()))
+
+    def say(self, *ops: Op) -> None:
+        changes, _ = self.author.plan(self.kv, lambda _: ops, self.now)
+        self.kv.write(changes)
+
+    def hear(self, other: "Node") -> Ingested:
+        """All that another one holds; what became of the last kind that brought anything."""
+        last = Ingested()
+        for kind in KINDS:
+            have = dict.fromkeys(position(other.kv, kind).vector, 0)
+            entries = [unseal(stored) for batch in batches_after(other.kv, kind, have) for stored in batch]
+            taken = self.take(entries)
+            last = taken if taken.applied or taken.frozen or taken.refused else last
+        return last
+
+    def take(self, entries: list[object]) -> Ingested:
+        overlay = Overlay(self.kv)
+        taken = take(overlay, entries, self.now)  # type: ignore[arg-type]
+        self.author.say_again(overlay, taken, self.now)
+        self.write(overlay)
+        return taken
+
+    def own(self, kind: str) -> str:
+        return self.author.own(self.kv, kind)  # type: ignore[arg-type]
+
+
+def network(*identities: Identity) -> list[Node]:
+    """Auth nodes that have all heard of each other; the first is the founder."""
+    genesis, _ = found(identities[0].peer_id, NOW)
+    nodes = [Node(identity, genesis) for identity in identities]
+    nodes[0].say(*(Admit(identity.peer_id, ("auth",), f"n{number}", "x") for number, identity in enumerate(identities)))
+    for node in nodes[1:]:
+        node.hear(nodes[0])
+    return nodes
+
+
+def key(name: str = "k") -> KeyCreate:
+    return KeyCreate(name, "owner", b"d" * 32, "cvy", "", (), KeyLimits(), 1, None, "x")
+
+
+DENIALS: list[tuple[Op, Op]] = [
+    (key(), KeyRevoke("k", "x")),
+    (OwnerStanding("o", 1, True, "x"), OwnerStanding("o", 2, False, "x")),
+    (PasswordSet("a", 1, "old", "x"), PasswordSet("a", 2, "new", "x")),
+    (AccountCreate("b", "bob", "user", False, 1, "x"), SessionEnd(b"s")),
+    (AccountCreate("b", "bob", "user", False, 1, "x"), InvitationUse("i", "b")),
+]
+
+
+def stands(view: View, denial: Op) -> bool:
+    match denial:
+        case KeyRevoke(id=name):
+            row = view.get(KeyRow, name)
+            return row is not None and row.revoked
+        case OwnerStanding(owner=owner):
+            standing = view.get(StandingRow, owner)
+            return standing is not None and not standing.active
+        case PasswordSet(id=name, epoch=epoch):
+            account = view.get(AccountRow, name)
+            return account is not None and account.password_epoch >= epoch
+        case SessionEnd(digest=digest):
+            session = view.get(SessionRow, digest.hex())
+            return session is not None and session.ended
+        case InvitationUse(id=name):
+            invitation = view.get(InvitationRow, name)
+            return invitation is not None and bool(invitation.used_by)
+        case _:
+            raise AssertionError(denial)
+
+
+@pytest.mark.parametrize(("before", "denial"), DENIALS)
+def test_a_removed_author_s_denials_are_said_again_and_nothing_else(before: Op, denial: Op) -> None:
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    alice.say(before)
+    for node in (bob, carol):
+        node.hear(alice)
+    cutoffs = {bob.own(kind): read_head(alice.kv, bob.own(kind)).seq for kind in KINDS}
+    bob.say(denial, Rename(CAROL.peer_id, "by-bob", "x"))
+    carol.hear(bob)
+    assert stands(carol.view, denial)
+    alice.say(Remove(BOB.peer_id, cutoffs, "x"))
+    carol.hear(alice)
+    assert stands(carol.view, denial)
+    alice.hear(carol)
+    for kind in KINDS:
+        assert alice.view.hash(kind) == carol.view.hash(kind)
+    assert stands(alice.view, denial)
+    row = alice.view.get(MemberRow, CAROL.peer_id)
+    assert row is not None
+    assert row.name == "n2"
+    assert check_reader(alice.kv).problems == ()
+    assert check_reader(alice.kv).void == 2
+
+
+def test_a_voided_password_lets_nobody_in_neither_the_old_nor_the_new() -> None:
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    alice.say(PasswordSet("a", 1, "old", "x"))
+    for node in (bob, carol):
+        node.hear(alice)
+    bob.say(PasswordSet("a", 2, "thief's", "x"))
+    bob.say(PasswordSet("a", 3, "thief's", "x"))
+    carol.hear(bob)
+    alice.say(Remove(BOB.peer_id, {}, "x"))
+    carol.hear(alice)
+    row = carol.view.get(AccountRow, "a")
+    assert row is not None
+    assert (row.password_epoch, row.password_hash) == (3, "")
+
+
+def test_a_remover_says_again_itself_what_it_undoes() -> None:
+    alice, bob = network(ALICE, BOB)
+    alice.say(key())
+    bob.hear(alice)
+    cutoff = read_head(alice.kv, bob.own("keys")).seq
+    bob.say(KeyRevoke("k", "x"))
+    alice.hear(bob)
+    alice.say(Remove(BOB.peer_id, {bob.own("keys"): cutoff}, "x"))
+    row = alice.view.get(KeyRow, "k")
+    assert row is not None
+    assert row.revoked
+    bob.hear(alice)
+    with pytest.raises(CallError) as refusal:
+        bob.say(key("k2"))
+    assert refusal.value.code == "forbidden"
+
+
+def test_two_that_remove_each_other_until_the_recovery_key_speaks() -> None:
+    genesis, text = found(ALICE.peer_id, NOW)
+    alice, bob, carol = (Node(one, genesis) for one in (ALICE, BOB, CAROL))
+    alice.say(*(Admit(one.peer_id, ("auth",), "n", "x") for one in (ALICE, BOB, CAROL)))
+    for node in (bob, carol):
+        node.hear(alice)
+    alice.say(Remove(BOB.peer_id, {}, "x"))
+    bob.say(Remove(ALICE.peer_id, {alice.own("members"): 1}, "x"))
+    carol.hear(alice)
+    carol.hear(bob)
+    assert set(read_verdict(carol.kv).removed) == {ALICE.peer_id, BOB.peer_id}
+    recovery = Author(Identity(bytes(parse_recovery_key(text))), genesis, "e" * 16)
+    changes, _ = recovery.plan(carol.kv, lambda _: [Remove(BOB.peer_id, {}, "recovery")], NOW)
+    carol.kv.write(changes)
+    assert read_verdict(carol.kv).removed == (BOB.peer_id,)
+    alice.hear(carol)
+    alice.say(Rename(CAROL.peer_id, "back", "x"))  # it may write again
+    carol.hear(alice)
+    assert alice.view.hash("members") == carol.view.hash("members")
+    # Of anything but members it may not speak.
+    entry = recovery.plan(carol.kv, lambda _: [KeyRevoke("k", "x")], NOW)[0]
+    stored = next(value for name, value in entry if name.startswith(b"e/keys/") and value)
+    taken = alice.take([unseal(stored)])
+    assert [error.reason for error in taken.refused] == ["wrong_kind"]
+
+
+def twin(node: Node, kind: str, *ops: Op) -> bytes:
+    """Another entry for the last place of a node's feed."""
+    feed = node.own(kind)
+    head = read_head(node.kv, feed)
+    before = next(read_entries(node.kv, feed, after=head.seq - 2), None) if head.seq > 1 else None
+    entry = Entry(
+        net=node.author.net,
+        feed=feed,
+        seq=head.seq,
+        prev_hash=before.hash if before else bytes(32),
+        clock=head.clock + 7,
+        deps={},
+        ops=ops,
+    )
+    return seal(node.identity, entry).stored
+
+
+def forge_place(node: Node, seq: int) -> bytes:
+    """A well-signed entry for some other place of its keys feed."""
+    feed = node.own("keys")
+    entry = Entry(net=node.author.net, feed=feed, seq=seq, prev_hash=b"h" * 32, clock=9, deps={}, ops=(key(),))
+    return seal(node.identity, entry).stored
+
+
+def test_two_entries_for_one_place_freeze_the_feed_and_the_proof_convinces_others() -> None:
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    bob.say(key("first"))
+    bob.say(key("second"), KeyRevoke("first", "x"))
+    alice.hear(bob)
+    carol.take([unseal(stored) for stored in next(iter(batches_after(bob.kv, "keys", {})))[:1]])
+    other = twin(bob, "keys", key("other"))
+    taken = carol.take([unseal(other)])
+    assert taken.applied == 1
+    frozen = alice.take([unseal(other)])
+    assert frozen.frozen == [bob.own("keys")]
+    assert read_verdict(alice.kv).frozen == {bob.own("keys"): 1}
+    row = alice.view.get(KeyRow, "first")
+    assert row is not None
+    assert row.revoked  # said again
+    assert alice.view.get(KeyRow, "second") is None
+    (proof,) = read_proofs(alice.kv).values()
+    pair = checked_proof((proof.first, proof.second))
+    assert pair is not None
+    overlay = Overlay(carol.kv)
+    assert keep_proof(overlay, *pair) == []
+    carol.write(overlay)
+    carol.hear(alice)
+    assert carol.view.hash("keys") == alice.view.hash("keys")
+    assert check_reader(carol.kv).proofs == 1
+    assert keep_proof(Overlay(carol.kv), *pair) is None  # known
+    # Nothing more is taken of it, nor sent; its author goes on in new feeds.
+    assert position(carol.kv, "keys").vector[bob.own("keys")] == 1
+    assert next_batch(carol.kv, "keys", {**position(carol.kv, "keys").vector}) is None
+    bob.hear(alice)
+    bob.take([unseal(other)])
+    old = bob.own("keys")
+    bob.say(key("third"))
+    assert bob.own("keys") != old
+    alice.hear(bob)
+    assert alice.view.get(KeyRow, "third") is not None
+    assert has_applied(alice.kv, {old: 2})
+    assert alice.take([unseal(other)]).refused == []  # known, and proven
+    after = forge_place(bob, seq=3)
+    entry = unseal(after)
+    entry = unseal(seal(BOB, replace(entry.entry, feed=old, seq=3)).stored)
+    overlay = Overlay(alice.kv)
+    overlay.put([(head_key(old), encode_head(Head(2, b"h" * 32, 1, {})))])
+    alice.write(overlay)
+    assert [error.reason for error in alice.take([entry]).refused] == ["equivocation"]
+
+
+def test_what_does_not_prove_it_is_no_proof() -> None:
+    _, bob, _ = network(ALICE, BOB, CAROL)
+    bob.say(key("first"))
+    mine = next(read_entries(bob.kv, bob.own("keys"))).stored
+    other = twin(bob, "keys", key("other"))
+    forged = bytes(SIGNATURE_BYTES) + other[SIGNATURE_BYTES:]
+    assert checked_proof((mine, other)) is not None
+    elsewhere = forge_place(bob, seq=2)
+    for pair in ((mine, mine), (mine, forged), (b"", other), (mine, elsewhere)):
+        assert checked_proof(pair) is None
+    overlay = Overlay(bob.kv)
+    overlay.put([(proof_key(bob.own("keys")), encode_head(Proof(1, mine, forged)))])
+    (problem,) = [one for one in check_reader(overlay).problems if "does not prove it" in one]
+    assert bob.own("keys") in problem
+
+
+def test_a_clock_far_ahead_delays_what_is_given_and_not_what_is_taken() -> None:
+    alice, bob = network(ALICE, BOB)
+    alice.say(key("old"))
+    bob.hear(alice)
+    bob.now += 7200
+    bob.say(key("new"), KeyRevoke("old", "x"))
+    taken = alice.hear(bob)
+    assert taken.ahead == {BOB.peer_id}
+    row = alice.view.get(KeyRow, "old")
+    assert row is not None
+    assert row.revoked
+    assert alice.view.get(KeyRow, "new") is None
+    assert check_reader(alice.kv).ahead == 1
+    assert check_reader(alice.kv).problems == ()
+    overlay = Overlay(alice.kv)
+    assert release(overlay, farthest(alice.now)) == []
+    assert not overlay.changes
+    assert release(overlay, farthest(alice.now + 7200)) == []
+    alice.write(overlay)
+    assert alice.view.get(KeyRow, "new") is not None
+    assert alice.view.hash("keys") == bob.view.hash("keys")
+
+
+def test_an_admission_from_the_future_lets_nobody_write_before_its_time() -> None:
+    alice, bob = network(ALICE, BOB)
+    bob.now += 7200
+    bob.say(Admit(CAROL.peer_id, ("auth",), "carol", "x"))
+    carol = Node(CAROL, alice.kv.get(GENESIS_KEY) or b"", 7200)
+    carol.hear(bob)
+    carol.say(KeyRevoke("k", "x"))
+    alice.hear(bob)
+    early = alice.take([unseal(stored) for batch in batches_after(carol.kv, "keys", {}) for stored in batch]).early
+    assert [sealed.feed.author for sealed in early] == [CAROL.peer_id]
+    overlay = Overlay(alice.kv)
+    release(overlay, farthest(alice.now + 7200))
+    alice.write(overlay)
+    assert alice.take(list(early)).applied == 1
+
+
+def test_a_node_whose_clock_was_wrong_says_again_what_it_said_then() -> None:
+    alice, bob = network(ALICE, BOB)
+    bob.now += 365 * 24 * 3600
+    bob.say(key("k1"), Rename(BOB.peer_id, "later", "x"))
+    bob.say(Admit(CAROL.peer_id, ("auth",), "carol", "x"))
+    alice.hear(bob)
+    assert alice.view.get(KeyRow, "k1") is None
+    old = bob.own("keys")
+    bob.now = NOW + 60
+    overlay = Overlay(bob.kv)
+    bob.author.set_clock_right(overlay, bob.now)
+    bob.write(overlay)
+    assert bob.own("keys") != old
+    assert bob.view.get(KeyRow, "k1") is not None
+    assert is_future(bob.kv, next(read_entries(bob.kv, old)))
+    alice.hear(bob)
+    for kind in KINDS:
+        assert alice.view.hash(kind) == bob.view.hash(kind)
+    assert alice.view.get(KeyRow, "k1") is not None
+    assert CAROL.peer_id in read_verdict(alice.kv).authors
+    for node in (alice, bob):
+        assert check_reader(node.kv).problems == ()
+    again = Overlay(bob.kv)
+    bob.author.set_clock_right(again, bob.now)
+    assert not again.changes
+    assert AHEAD_ENTRIES_MAX > 0
+
+
+def test_a_removed_author_fills_no_disk() -> None:
+    alice, bob = network(ALICE, BOB)
+    alice.say(Remove(BOB.peer_id, {}, "x"))
+    feed = str(FeedId("keys", BOB.peer_id, "9" * 16))
+    entry = Entry(
+        net=bob.author.net, feed=feed, seq=VOID_ENTRIES_MAX + 1, prev_hash=b"h" * 32, clock=1, deps={}, ops=(key(),)
+    )
+    overlay = Overlay(alice.kv)
+    overlay.put([(head_key(feed), encode_head(Head(VOID_ENTRIES_MAX, b"h" * 32, 0, {})))])
+    alice.write(overlay)
+    (error,) = alice.take([seal(BOB, entry)]).refused
+    assert error.reason == "removed"
+
+
+def test_an_error_among_entries_is_refused_in_its_place() -> None:
+    alice, bob = network(ALICE, BOB)
+    bob.say(key())
+    good = [unseal(stored) for batch in batches_after(bob.kv, "keys", {}) for stored in batch]
+    taken = alice.take([EntryError("malformed", "no entry"), *good])
+    assert (taken.applied, len(taken.refused)) == (1, 1)
+
+
+def test_the_quarantine_is_bounded_and_forgets_the_latest() -> None:
+    _, bob = network(ALICE, BOB)
+    for number in range(4):
+        bob.say(key(f"k{number}"))
+    entries = [unseal(stored) for batch in batches_after(bob.kv, "keys", {}) for stored in batch]
+    waiting = Quarantine()
+    waiting.put("keys", [*entries[2:], *entries[:2], *entries])
+    assert len(waiting) == 4
+    assert [sealed.entry.seq for sealed in waiting.take("keys")] == [1, 2, 3, 4]
+    assert (len(waiting), waiting.forgotten) == (0, 0)
+    waiting._bytes = BYTES_MAX
+    waiting.put("keys", entries)
+    assert (len(waiting), waiting.forgotten) == (0, 4)
