@@ -146,9 +146,10 @@ async def gateway(
     inference: bool = True,
     drain_seconds: float = 2.0,
     http: dict[str, Any] | None = None,
+    serve: Callable[[Bus, Metrics], None] = lambda bus, metrics: None,
     **keys: Any,
 ) -> AsyncGenerator[Gateway, None]:
-    """A node of one gateway."""
+    """A node of one gateway. `serve`: what else its bus is to have, before the gateway opens."""
     metrics, lifecycle = Metrics(), Lifecycle()
     bus = Bus(PeerId("alice"), metrics)
     fake_auth, fake_inference = Auth(), Inference()
@@ -159,6 +160,7 @@ async def gateway(
     if inference:
         bus.stamped("inference").serve_stream(CHAT, fake_inference.chat)
         bus.stamped("inference").serve(MODELS, fake_inference.models)
+    serve(bus, metrics)
     router = Router()
     parts = Parts(
         node=NodeInfo("alice", "0", 0),

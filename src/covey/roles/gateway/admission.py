@@ -33,16 +33,13 @@ class Admission:
         self._limiter = RequestLimiter()
         self._used_at: dict[str, int] = {}
 
-    async def identify(self, key: str) -> Identity:
+    async def identify(self, key: VerifyKey) -> Identity:
         """Whom a key speaks for. Only its id and hash leave this node.
 
         Raises:
-            CallError: `unauthenticated`; `unreachable` and the like where no auth role answers.
+            CallError: `unauthenticated`; `unreachable` (`no_lease`) and the like where nobody can say.
         """
-        parsed = parse_key(key)
-        if parsed is None:
-            raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
-        identity = await self._bus.call(VERIFY, VerifyKey(parsed.key_id, parsed.digest))
+        identity = await self._bus.call(VERIFY, key)
         if identity.key_id in self._used_at or len(self._used_at) < USED_KEYS_MAX:
             self._used_at[identity.key_id] = int(self._clock.now())
         return identity
@@ -83,6 +80,14 @@ class Admission:
         finally:
             if not told:  # cancelled, too
                 self._used_at = {**batch, **self._used_at}
+
+
+def asked_key(text: str) -> VerifyKey:
+    """What is asked about a key: `unauthenticated` for a text that cannot be one."""
+    parsed = parse_key(text)
+    if parsed is None:
+        raise CallError("unauthenticated", INVALID_KEY, reason="invalid_api_key")
+    return VerifyKey(parsed.key_id, parsed.digest)
 
 
 def refusal(decision: Decision) -> CallError:

@@ -13,6 +13,7 @@ from covey.contracts.auth import Identity
 from covey.contracts.inference import CHAT, ChatDelta, ChatRequest, Finish, Usage
 from covey.errors import CallError, Code
 from covey.roles.gateway.admission import check_model
+from covey.roles.gateway.live import Live
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.stats import Tally
 from covey.telemetry.metrics import Metrics
@@ -113,8 +114,9 @@ class Route:
 class Completion:
     """A running answer: take `batch()` until `finish` is set."""
 
-    def __init__(self, route: Route, model: str, started_at: float) -> None:
+    def __init__(self, route: Route, model: str, started_at: float, live: Live) -> None:
         self.model = model
+        self._live = live
         self.finish: Finish | None = None
         self.usage: Usage | None = None
         self.tokens = 0
@@ -127,9 +129,14 @@ class Completion:
         """The next deltas, all that wait; [] at the end.
 
         Raises:
-            CallError: the back end's, or `upstream` where it ended without saying how.
+            CallError: the back end's; `upstream` where it ended without saying how; `unauthenticated` where what the
+                request was let in with counts no more.
         """
-        deltas = await self._route.batch()
+        deltas: list[ChatDelta] = []
+        self._live.check()
+        with trio.CancelScope() as self._live.waiting:
+            deltas = await self._route.batch()
+        self._live.check()
         if not deltas:
             if self.finish is None:
                 raise CallError("upstream", f"The model {self.model!r} broke off in the middle of its answer.")
@@ -175,13 +182,14 @@ class Completions:
 
     @asynccontextmanager
     async def open(
-        self, identity: Identity, chat: ChatRequest, *, route: str, started_at: float
+        self, identity: Identity, chat: ChatRequest, live: Live, *, route: str, started_at: float
     ) -> AsyncGenerator[Completion, None]:
         """Place a chat and stream its answer; leaving cancels the engine and writes the usage down.
 
         Args:
             identity: who pays; already admitted.
             chat: its `model` "" is the first that can answer.
+            live: the request, which may be ended by a denial.
             route: for the metrics.
             started_at: `trio.current_time()` when the request came in.
 
@@ -201,7 +209,7 @@ class Completions:
             label = model
             seconds_max = self._request_seconds_max
             way = Route(self._bus, self._fleet, self._tally, request, first=first, seconds_max=seconds_max)
-            completion = Completion(way, model, started_at)
+            completion = Completion(way, model, started_at, live)
             try:
                 yield completion
             finally:

@@ -16,8 +16,9 @@ from covey.contracts.gateway import Completion as CompletionRequest
 from covey.contracts.inference import ChatDelta
 from covey.contracts.method import Nothing
 from covey.roles.base import Parts, Role
-from covey.roles.gateway.admission import OPERATOR, Admission, refusal
+from covey.roles.gateway.admission import OPERATOR, Admission, asked_key, refusal
 from covey.roles.gateway.completions import Completions
+from covey.roles.gateway.live import LiveRequests
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.routes import Api
 from covey.roles.gateway.stats import Tally
@@ -39,7 +40,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Gateway:
     """The methods that other roles and the operator call."""
 
-    def __init__(self, admission: Admission, completions: Completions, fleet: Fleet, tally: Tally) -> None:
+    def __init__(
+        self, admission: Admission, completions: Completions, fleet: Fleet, tally: Tally, requests: LiveRequests
+    ) -> None:
+        self._requests = requests
         self._admission = admission
         self._completions = completions
         self._fleet = fleet
@@ -47,16 +51,19 @@ class Gateway:
 
     async def complete(self, caller: Caller, request: CompletionRequest, emit: Emit[ChatDelta]) -> None:
         """Serve COMPLETE."""
-        identity = await self._identify(caller, request.actor)
-        decision = self._admission.admit(identity)
-        if decision is not None and not decision.allowed:
-            raise refusal(decision)
-        async with self._completions.open(
-            identity, request.chat, route=COMPLETE.name, started_at=trio.current_time()
-        ) as completion:
-            while deltas := await completion.batch():
-                for delta in deltas:
-                    await emit(delta if delta.finish is None else replace(delta, model=completion.model))
+        key = asked_key(request.actor.key) if request.actor.key else None
+        with self._requests.watch(key) as live:
+            identity = await self._identify(caller, request.actor)
+            live.belongs_to(identity.owner)
+            decision = self._admission.admit(identity)
+            if decision is not None and not decision.allowed:
+                raise refusal(decision)
+            async with self._completions.open(
+                identity, request.chat, live, route=COMPLETE.name, started_at=trio.current_time()
+            ) as completion:
+                while deltas := await completion.batch():
+                    for delta in deltas:
+                        await emit(delta if delta.finish is None else replace(delta, model=completion.model))
 
     async def list_models(self, caller: Caller, request: ListModels) -> ModelSummaries:
         """Serve LIST_MODELS."""
@@ -88,7 +95,8 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
         in_flight_max=config.requests_in_flight_max,
         request_seconds_max=config.request_seconds_max,
     )
-    gateway = Gateway(admission, completions, fleet, tally)
+    requests = LiveRequests(parts.bus)
+    gateway = Gateway(admission, completions, fleet, tally, requests)
     parts.bus.serve_stream(COMPLETE, gateway.complete)
     parts.bus.serve(LIST_MODELS, gateway.list_models)
     parts.bus.serve(STATS, gateway.stats)
@@ -96,12 +104,14 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
         admission,
         completions,
         fleet,
+        requests,
         body_bytes_max=config.body_bytes_max,
         body_seconds_max=config.body_seconds_max,
         ping_seconds=config.ping_seconds,
     )
     parts.http.mount("/v1", api)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(requests.follow)
         nursery.start_soon(partial(admission.report_use, every_seconds=config.key_use_report_seconds))
         try:
             yield

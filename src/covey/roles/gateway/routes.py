@@ -16,9 +16,10 @@ from covey.http import sse
 from covey.http.asgi import ClientGone, Headers, Receive, Scope, Send, header, leaving_with_client, read_body, respond
 from covey.http.credential import credential
 from covey.http.problems import headers_of, openai_body, status_of
-from covey.roles.gateway.admission import Admission, refusal
+from covey.roles.gateway.admission import Admission, asked_key, refusal
 from covey.roles.gateway.completions import Completion, Completions
 from covey.roles.gateway.limits import headers as limit_headers
+from covey.roles.gateway.live import Live, LiveRequests
 from covey.roles.gateway.placement import Fleet
 from covey.telemetry.logs import set_request_id
 
@@ -38,6 +39,7 @@ class Exchange:
         self.started_at = trio.current_time()
         self.begun = False
         self.extra: Headers = []
+        self.live = Live()
         sent = header(scope, b"x-request-id") or ""
         self.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
         self._send = send
@@ -82,6 +84,7 @@ class Api:
         admission: Admission,
         completions: Completions,
         fleet: Fleet,
+        requests: LiveRequests,
         *,
         body_bytes_max: int,
         body_seconds_max: float,
@@ -90,6 +93,7 @@ class Api:
         self._admission = admission
         self._completions = completions
         self._fleet = fleet
+        self._requests = requests
         self._body_bytes_max = body_bytes_max
         self._body_seconds_max = body_seconds_max
         self._ping_seconds = ping_seconds
@@ -99,9 +103,11 @@ class Api:
         exchange = Exchange(scope, receive, send)
         set_request_id(exchange.request_id)
         try:
-            identity = await self._admission.identify(credential(scope))
-            handler = self._route(exchange)
-            await handler(exchange, identity)
+            key = asked_key(credential(scope))
+            with self._requests.watch(key) as exchange.live:
+                identity = await self._admission.identify(key)
+                handler = self._route(exchange)
+                await handler(exchange, identity)
         except ClientGone:
             return
         except CallError as error:
@@ -169,7 +175,7 @@ class Api:
         async with (
             leaving_with_client(exchange.scope, exchange.receive),
             self._completions.open(
-                identity, call.chat, route="/v1/chat/completions", started_at=exchange.started_at
+                identity, call.chat, exchange.live, route="/v1/chat/completions", started_at=exchange.started_at
             ) as completion,
         ):
             if call.stream:
