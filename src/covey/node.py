@@ -40,7 +40,7 @@ from covey.store.identity import Identity, open_identity
 from covey.store.leveldb import open_leveldb
 from covey.store.replica import Replica
 from covey.store.writer import Store, open_store
-from covey.telemetry.metrics import LinkSample, Metrics
+from covey.telemetry.metrics import LinkSample, Metrics, ReplicationSample
 from covey.transport.base import PeerId
 from covey.upkeep import Upkeep
 from covey.version import __version__
@@ -126,6 +126,7 @@ class _Base:
         self.lifecycle = Lifecycle()
         self.clock = SystemClock()
         self.cluster = Cluster(self.bus, store, identity, config.network, open_host, self.clock)
+        metrics.replication.read = self._read_replication
         self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
 
     def _read_links(self) -> list[LinkSample]:
@@ -142,6 +143,19 @@ class _Base:
             )
             for link in self.cluster.links()
         ]
+
+    def _read_replication(self) -> ReplicationSample:
+        return trio.from_thread.run_sync(self._sample_replication)
+
+    def _sample_replication(self) -> ReplicationSample:
+        sync, lease = self.cluster.sync, self.cluster.lease.state
+        return ReplicationSample(
+            lease_seconds_left=lease.seconds_left if lease.needed else None,
+            lag_seconds=sync.lag_seconds(),
+            behind_entries=sync.behind(),
+            quarantined_entries=len(sync.quarantine),
+            refusals=dict(sync.refusals),
+        )
 
     def begin_stop(self) -> None:
         """No new work from now on; what runs may finish for a while."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from covey.client import Client
     from covey.contracts.cluster import LinkList, LinkStatus, NodeStatus
     from covey.contracts.gateway import ModelSummary
+    from covey.contracts.replication import Replications
 
 
 @verb("status")
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(settings: Settings, *, as_json: bool) -> None:
     """Show the running node: roles, addresses, models, memory, and the network's other machines."""
+    from covey.cli import replication
     from covey.cli.nodes import as_rows
 
-    node, links, live, models = ask_node(settings, _status)
+    node, links, live, models, feeds = ask_node(settings, _status)
     if as_json:
-        print_json({**_as_json(node, models), "nodes": as_rows(node, links, live), "removed": links.removed})
+        network = {"nodes": as_rows(node, links, live), "removed": links.removed, "replication": feeds}
+        print_json({**_as_json(node, models), **network})
         return
     state = "draining" if node.draining else f"running for {span(node.uptime_seconds)}"
     print_pairs(
@@ -34,6 +37,7 @@ def status(settings: Settings, *, as_json: bool) -> None:
             ("address", "\n".join(node.urls) or "none"),
             ("models", "\n".join(_model_line(model) for model in models) or "none"),
             ("network", _network(links, live)),
+            *replication.lines(feeds),
             ("memory", size(node.memory_bytes)),
             ("version", f"Covey {node.version}, Python {node.python}"),
         ]
@@ -42,12 +46,15 @@ def status(settings: Settings, *, as_json: bool) -> None:
 
 async def _status(
     client: "Client",
-) -> "tuple[NodeStatus, LinkList, dict[str, NodeStatus], tuple[ModelSummary, ...]]":
+) -> "tuple[NodeStatus, LinkList, dict[str, NodeStatus], tuple[ModelSummary, ...], Replications]":
     from covey.cli.models import list_models
     from covey.cli.nodes import look
+    from covey.contracts.method import Nothing
+    from covey.contracts.replication import REPLICATIONS
 
     node, links, live = await look(client)
-    return node, links, live, await list_models(client, node.name)
+    feeds = await client.bus.call(REPLICATIONS, Nothing())
+    return node, links, live, await list_models(client, node.name), feeds
 
 
 def _network(links: "LinkList", live: "dict[str, NodeStatus]") -> str:

@@ -23,6 +23,7 @@ from covey.cluster.link import LinkConfig
 from covey.cluster.links import Host, Links
 from covey.cluster.membership import Membership
 from covey.cluster.relaying import Relayer, Relaying
+from covey.cluster.replication import Replication
 from covey.cluster.standing import Standing
 from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
@@ -123,6 +124,7 @@ class Cluster:
         self._open_host = open_host
         self.sync = Sync(bus, store, identity, clock, lambda: self.membership.granted(bus.me))
         self.lease = Leasing(bus, self.membership, self.sync, now)
+        self._replication = Replication(bus, store, self.membership, self.sync, self.lease)
         self._seed = seed
         self._local = store.local("cluster")
         self._standing = Standing(self.membership, self.book, self._local, bus.me)
@@ -231,6 +233,7 @@ class Cluster:
         """
         self._bus.serve(LINKS, self._list_links)
         self._bus.serve(NOTICE, self._notice)
+        self._replication.serve()
         async with open_background() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.membership.watch)

@@ -141,12 +141,14 @@ class Sync:
 
     def lag_seconds(self) -> float:
         """For how long something has been named that is not here yet; 0.0 while there is nothing."""
+        self._note_lag()
+        return 0.0 if self._behind_since is None else trio.current_time() - self._behind_since
+
+    def _note_lag(self) -> None:
         if not self.behind():
             self._behind_since = None
-            return 0.0
-        if self._behind_since is None:
+        elif self._behind_since is None:
             self._behind_since = trio.current_time()
-        return trio.current_time() - self._behind_since
 
     def sources(self) -> dict[tuple[Kind, PeerId], Source]:
         """Who is tailed for what."""
@@ -230,6 +232,7 @@ class Sync:
             async for batch in batches:
                 await self._take(kind, peer, batch)
                 source.heads = batch.heads
+                self._note_lag()
                 if not source.caught_up and self.has(batch.heads):
                     source.caught_up = True
                     self._once_caught_up.add(kind)

@@ -4,7 +4,7 @@ Families are declared here and nowhere else; labels have few values by design: n
 Names follow vLLM's and OpenTelemetry's habits behind our own prefix.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,6 +72,47 @@ class LinkCollector(Collector):
         yield from (up, relayed, rtt, reconnects, received, sent, calls)
 
 
+class ReplicationSample(NamedTuple):
+    """This node's copy of the feeds as it is now. `lease_seconds_left` is `None` where it needs no lease."""
+
+    lease_seconds_left: float | None = None
+    lag_seconds: float = 0.0
+    behind_entries: int = 0
+    quarantined_entries: int = 0
+    refusals: Mapping[str, int] = {}
+
+
+class ReplicationCollector(Collector):
+    """Reads how replication does when somebody asks."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], ReplicationSample] = ReplicationSample
+        """Called from the thread that renders; replaced by whoever replicates."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        sample = self.read()
+        lease = GaugeMetricFamily("covey_lease_seconds_left", "For how long this node may still vouch for keys")
+        if sample.lease_seconds_left is not None:
+            lease.add_metric([], sample.lease_seconds_left)
+        refusals = CounterMetricFamily("covey_feed_refusals", "Entries of feeds refused, by reason", labels=["reason"])
+        for reason, count in sample.refusals.items():
+            refusals.add_metric([reason], count)
+        yield from (
+            lease,
+            GaugeMetricFamily(
+                "covey_replication_lag_seconds", "For how long entries have been missing", value=sample.lag_seconds
+            ),
+            GaugeMetricFamily(
+                "covey_replication_behind_entries", "Entries named by others, not here", value=sample.behind_entries
+            ),
+            GaugeMetricFamily(
+                "covey_quarantined_entries", "Entries that wait for earlier ones", value=sample.quarantined_entries
+            ),
+            refusals,
+        )
+
+
 class Metrics:
     """Every family Covey exports. Cheap to make; children are cached where a call is hot."""
 
@@ -116,6 +157,8 @@ class Metrics:
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
         self.links = LinkCollector()
         made.register(self.links)
+        self.replication = ReplicationCollector()
+        made.register(self.replication)
         self._key_check_children: dict[str, Counter] = {}
         self._bus_children: dict[tuple[str, str], Counter] = {}
         self._request_children: dict[tuple[str, str, str], Counter] = {}
