@@ -413,6 +413,25 @@ async def test_revoking_a_key(world: World, ada: Browser, grace: Browser) -> Non
     assert world.auth.keys[0].state == "revoked"
 
 
+async def test_a_revocation_says_how_far_it_has_come(world: World) -> None:
+    grace = Browser(world)
+    await grace.log_in("grace")
+    for number, (held_by, missing, said) in enumerate(
+        [
+            (("beta",), (), "It is on the node that took it and 1 other."),
+            (("beta", "gw1"), ("carol",), "and 2 others. 1 has not confirmed it yet."),
+            ((), ("beta", "gw1"), "It is on the node that took it alone. 2 have not confirmed it yet."),
+        ],
+        start=1,
+    ):
+        world.auth.held_by, world.auth.not_held_by = held_by, missing
+        await grace.post("/keys", {"label": "laptop", "expires_days": ""})
+        await grace.post(f"/keys/k{number}/revoke")
+        page = await grace.get("/keys")
+        assert "The key is revoked." in page.text
+        assert said in page.text
+
+
 async def test_a_person_cannot_look_at_everybodys_keys(world: World, ada: Browser, grace: Browser) -> None:
     await ada.post("/keys", {"label": "adas own"})
     assert "adas own" not in (await grace.get("/keys?everyone=1")).text

@@ -74,6 +74,8 @@ class FakeAuth:
     invitations: dict[str, auth.AccountRole] = field(default_factory=dict)
     log_ins: list[auth.LogIn] = field(default_factory=list)
     locked_seconds: float = 0.0
+    held_by: tuple[str, ...] = ()
+    not_held_by: tuple[str, ...] = ()
 
     def add(
         self, name: str, role: auth.AccountRole = "user", state: auth.AccountState = "active", password: str = PASSWORD
@@ -202,7 +204,7 @@ class FakeAuth:
         for position, key in enumerate(self.keys):
             if key.id == wish.id and (key.owner == account.id or account.role == "admin"):
                 self.keys[position] = replace(key, state="revoked")
-                return self.keys[position]
+                return replace(self.keys[position], held_by=self.held_by, not_held_by=self.not_held_by)
         raise refuse("not_found", "There is no such key.")
 
     def serve(self, bus: Bus) -> None:

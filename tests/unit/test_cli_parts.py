@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from covey.cli import examination, output, values
 from covey.cli.app import run
+from covey.cli.changing import Change, say_spread
 from covey.cli.configuration import effective, without_secrets
 from covey.cli.progress import Lines, Step
 from covey.cli.toml import to_toml
 from covey.config import build
+from covey.contracts.auth import Account, NewKey
 from covey.errors import CallError
 
 # Values
@@ -253,3 +255,42 @@ def test_nothing_of_the_machine_leaks_into_the_data_folder(monkeypatch: pytest.M
     monkeypatch.setenv("COVEY_DATA", os.fspath(tmp_path / "mine"))
     assert Settings().folder == tmp_path / "mine"
     assert Settings(data=tmp_path / "said").folder == tmp_path / "said"
+
+
+# Who has it
+
+
+def account(held_by: tuple[str, ...] = (), not_held_by: tuple[str, ...] = ()) -> Account:
+    return Account("U1", "ann", "user", "disabled", 0, held_by=held_by, not_held_by=not_held_by)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (account(), ""),
+        (account(("b", "gw1")), "On the node that answered, and on: b, gw1.\n"),
+        (account(("b", "gw1"), ("c",)), "On the node that answered, and on: b, gw1. Not yet on: c.\n"),
+        (account((), ("c",)), "On the node that answered alone. Not yet on: c.\n"),
+    ],
+)
+def test_a_revocation_says_who_confirmed(answer: Account, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say_spread(answer)
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("several", "held_by", "said"),
+    [
+        (False, (), ""),
+        (True, ("b", "c"), "It is also on: b, c.\n"),
+        (True, (), "No other node has it yet: it spreads once one is linked.\n"),
+    ],
+)
+def test_a_change_says_who_has_it_where_there_are_several_auth_nodes(
+    several: bool,
+    held_by: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Change(NewKey("id", "key", held_by), several).say_who_has_it(err=True)
+    assert capsys.readouterr() == ("", said)

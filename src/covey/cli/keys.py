@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covey.cli.asking import ask_node, on_behalf
+from covey.cli.changing import change, say_spread
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration
 from covey.cli.verbs import Settings, Verbs, json_option
@@ -50,12 +51,14 @@ def create(
         limits=KeyLimits(requests_per_minute=requests_per_minute),
         admin=admin,
     )
-    made = ask_node(settings, lambda client: client.bus.call(CREATE_KEY, request))
+    changed = change(settings, CREATE_KEY, request)
+    made = changed.answer
     if as_json:
         print_json(made)
         return
     click.echo(made.key)
     click.echo(f"Keep it: it is shown only this once. To revoke it: covey keys revoke {made.id}", err=True)
+    changed.say_who_has_it(err=True)
 
 
 @keys.command("list")
@@ -95,7 +98,10 @@ def list_(settings: Settings, *, user: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
-    """Revoke a key, for ever."""
+    """Revoke a key, for ever.
+
+    It says which nodes have confirmed. Revoking it again does no harm, and says who has by then.
+    """
     from covey.contracts.auth import REVOKE_KEY, RevokeKey
 
     info = ask_node(settings, lambda client: client.bus.call(REVOKE_KEY, RevokeKey(on_behalf(), key_id)))
@@ -103,6 +109,7 @@ def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
         print_json(info)
         return
     click.echo(f"The key {info.id} of {info.owner_name} no longer works.")
+    say_spread(info)
 
 
 def _scope(key: "KeyInfo") -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covey.cli.asking import ask_node, on_behalf
+from covey.cli.changing import change
 from covey.cli.output import print_json, print_table, size, span
 from covey.cli.verbs import Settings, Verbs, json_option
 
@@ -47,11 +48,12 @@ def remove(settings: Settings, name: str, *, as_json: bool) -> None:
     """
     from covey.contracts.membership import REMOVE_NODE, RemoveNode
 
-    gone = ask_node(settings, lambda client: client.bus.call(REMOVE_NODE, RemoveNode(on_behalf(), name)))
+    changed = change(settings, REMOVE_NODE, RemoveNode(on_behalf(), name))
     if as_json:
-        print_json(gone)
+        print_json(changed.answer)
         return
-    click.echo(f"{gone.name} is removed from the network.")
+    click.echo(f"{changed.answer.name} is removed from the network.")
+    changed.say_who_has_it()
 
 
 @nodes.command("rename")
@@ -63,11 +65,12 @@ def rename(settings: Settings, name: str, new: str, *, as_json: bool) -> None:
     """Call the machine NAME, or the one with this peer id, NEW."""
     from covey.contracts.membership import RENAME_NODE, RenameNode
 
-    member = ask_node(settings, lambda client: client.bus.call(RENAME_NODE, RenameNode(on_behalf(), name, new)))
+    changed = change(settings, RENAME_NODE, RenameNode(on_behalf(), name, new))
     if as_json:
-        print_json(member)
+        print_json(changed.answer)
         return
-    click.echo(f"{name} is called {member.name} now.")
+    click.echo(f"{name} is called {changed.answer.name} now.")
+    changed.say_who_has_it()
 
 
 @nodes.command("drain")

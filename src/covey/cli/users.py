@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covey.cli.asking import ask_node, on_behalf
+from covey.cli.changing import Change, change, say_spread
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration, read_secret
 from covey.cli.verbs import Settings, Verbs, json_option
@@ -35,8 +36,8 @@ def add(settings: Settings, name: str, *, admin: bool, password_file: str | None
 
     password = read_secret("password", password_file, "--password-file", confirm=True)
     request = AddUser(on_behalf(), name, password, role="admin" if admin else "user")
-    account = ask_node(settings, lambda client: client.bus.call(ADD_USER, request))
-    _say(account, f"{account.name} may log in now{' and is an administrator' if admin else ''}.", as_json=as_json)
+    sentence = f"{{}} may log in now{' and is an administrator' if admin else ''}."
+    _say(change(settings, ADD_USER, request), sentence, as_json=as_json)
 
 
 @users.command("list")
@@ -98,8 +99,8 @@ def passwd(settings: Settings, name: str, *, password_file: str | None, as_json:
 
     password = read_secret("new password", password_file, "--password-file", confirm=True)
     request = ResetPassword(on_behalf(), name, password)
-    account = ask_node(settings, lambda client: client.bus.call(RESET_PASSWORD, request))
-    _say(account, f"{account.name} has a new password, and is logged out everywhere.", as_json=as_json)
+    sentence = "{} has a new password, and is logged out everywhere."
+    _say(change(settings, RESET_PASSWORD, request), sentence, as_json=as_json)
 
 
 @users.command("invite")
@@ -136,12 +137,16 @@ def _set_standing(settings: Settings, name: str, outcome: str, *, active: bool, 
     from covey.contracts.auth import SET_STANDING, SetStanding
 
     request = SetStanding(on_behalf(), name, active)
-    account = ask_node(settings, lambda client: client.bus.call(SET_STANDING, request))
-    _say(account, f"{account.name} {outcome}.", as_json=as_json)
+    _say(change(settings, SET_STANDING, request), f"{{}} {outcome}.", as_json=as_json)
 
 
-def _say(account: "Account", sentence: str, *, as_json: bool) -> None:
+def _say(changed: "Change[Account]", sentence: str, *, as_json: bool) -> None:
+    """`sentence`: with braces for the account's name."""
     if as_json:
-        print_json(account)
+        print_json(changed.answer)
+        return
+    click.echo(sentence.format(changed.answer.name))
+    if changed.answer.not_held_by:
+        say_spread(changed.answer)
     else:
-        click.echo(sentence)
+        changed.say_who_has_it()

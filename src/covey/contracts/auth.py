@@ -39,14 +39,21 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
-class Account(msgspec.Struct, frozen=True):
-    """A person, without anything secret. `created_at` in Unix seconds."""
+class Account(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A person, without anything secret. `created_at` in Unix seconds.
+
+    `name_lost`: somebody else claimed the name before, at a node that this one's did not see: choose another.
+    `held_by`: as the answer to a change, the other nodes that had it by then, by name. `not_held_by`: as `KeyInfo`.
+    """
 
     id: str
     name: str
     role: AccountRole
     state: AccountState
     created_at: int
+    name_lost: bool = False
+    held_by: tuple[str, ...] = ()
+    not_held_by: tuple[str, ...] = ()
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -295,11 +302,12 @@ class CreateKey(msgspec.Struct, frozen=True):
     admin: bool = False
 
 
-class NewKey(msgspec.Struct, frozen=True):
-    """`key` is shown this once."""
+class NewKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`key` is shown this once. `held_by`: the other nodes that had it by then, by name."""
 
     id: str
     key: str
+    held_by: tuple[str, ...] = ()
 
 
 CREATE_KEY = Unary("auth.create_key", CreateKey, NewKey, access=ADMINISTRATION)
@@ -309,7 +317,11 @@ KeyState = Literal["active", "expired", "revoked", "owner_disabled"]
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """A key without its secret. `prefix` is for recognising it; times in Unix seconds."""
+    """A key without its secret. `prefix` is for recognising it; times in Unix seconds.
+
+    As the answer to a revocation, `held_by`: the other nodes that have it by now, by name; `not_held_by`: those that
+    check keys and have not said so. Both are empty in a listing.
+    """
 
     id: str
     prefix: str
@@ -323,6 +335,8 @@ class KeyInfo(msgspec.Struct, frozen=True):
     expires_at: int | None
     last_used_at: int | None
     admin: bool = False
+    held_by: tuple[str, ...] = ()
+    not_held_by: tuple[str, ...] = ()
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -107,12 +107,13 @@ REVOKE_ISSUED = Unary("auth.revoke_issued", RevokeIssued, Nothing, access=frozen
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A machine that was admitted."""
+    """A machine that was admitted. `held_by`: of a change, the other nodes that had it by then, by name."""
 
     peer: str
     name: str
     roles: tuple[str, ...]
     removed: bool = False
+    held_by: tuple[str, ...] = ()
 
 
 class RemoveNode(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Who has what was written here: members acknowledge what is durable with them, and a write waits for the first."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import trio
 
@@ -60,6 +60,14 @@ class Acks:
                     break
                 await self._news.after(seen)
         return self.holding(heads)
+
+    async def held_by_all(self, heads: Mapping[str, int], peers: Callable[[], Collection[PeerId]]) -> None:
+        """Wait for all of these members to hold this. `peers` is asked again whenever somebody acknowledges."""
+        while True:
+            seen = self._news.count
+            if all(_covers(self._held.get(peer, {}), heads) for peer in peers()):
+                return
+            await self._news.after(seen)
 
     def _others(self) -> list[PeerId]:
         return [peer for peer in self._bus.serving(TAIL_SECRET) if peer != self._bus.me]

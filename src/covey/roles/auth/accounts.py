@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 
 import trio
+from msgspec.structs import replace
 
 from covey.bus.caller import Caller
 from covey.contracts.auth import (
@@ -23,6 +24,7 @@ from covey.roles.auth import people
 from covey.roles.auth.credentials import Person, administrator
 from covey.roles.auth.realm import Realm, taking_turns
 from covey.roles.auth.strength import check_password
+from covey.store.feeds import Receipt
 from covey.store.key_check import standing
 from covey.store.rows import AccountRow
 from covey.store.view import View
@@ -77,9 +79,9 @@ class Accounts:
             people.check_name_free(view, request.name)
             return ops
 
-        await realm.feeds.append(decide)
+        receipt = await realm.feeds.append(decide)
         self.counted_anew()
-        return people.shown(realm.view, people.find(realm.view, account_id))
+        return self._changed(account_id, receipt)
 
     async def list_users(self, caller: Caller, request: ListUsers) -> AccountList:
         """Serve LIST_USERS."""
@@ -102,9 +104,13 @@ class Accounts:
             change = _enabling(view, row, person.by) if request.active else _disabling(view, row, person.by)
             return [*change, *ends] if change else []
 
-        await realm.feeds.append(decide)
+        receipt = await realm.feeds.append(decide)
         realm.sessions.forget(account_id, ends)
-        return people.shown(realm.view, people.find(realm.view, account_id))
+        changed = self._changed(account_id, receipt)
+        if request.active:
+            return changed
+        spread = await realm.holders.everywhere(receipt.heads)
+        return replace(changed, held_by=spread.held_by, not_held_by=spread.not_held_by)
 
     async def reset_password(self, caller: Caller, request: ResetPassword) -> Account:
         """Serve RESET_PASSWORD."""
@@ -120,9 +126,14 @@ class Accounts:
             epoch = people.find(view, row.id).password_epoch + 1
             return [PasswordSet(id=row.id, epoch=epoch, hash=hashed, by=person.by), *ends]
 
-        await realm.feeds.append(decide)
+        receipt = await realm.feeds.append(decide)
         realm.sessions.forget(row.id, ends)
-        return people.shown(realm.view, people.find(realm.view, row.id))
+        return self._changed(row.id, receipt)
+
+    def _changed(self, account_id: str, receipt: Receipt[None]) -> Account:
+        """The answer to a change of an account: what it is now, and who has it."""
+        view = self._realm.view
+        return replace(people.shown(view, people.find(view, account_id)), held_by=self._realm.holders.names(receipt))
 
     async def count(self) -> int:
         """How many accounts there are, as of a few seconds ago at most."""

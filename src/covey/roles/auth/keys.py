@@ -3,6 +3,8 @@
 import secrets
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from covey.bus.caller import Caller
 from covey.contracts.auth import (
     LIST_MAX,
@@ -96,8 +98,8 @@ class Keys:
             )
             return [*_operators_standing(view, owner), created]
 
-        await realm.feeds.append(decide)
-        return NewKey(minted.key_id, minted.text)
+        receipt = await realm.feeds.append(decide)
+        return NewKey(minted.key_id, minted.text, realm.holders.names(receipt))
 
     async def _check_room(self, owner: str) -> None:
         view, now, most = self._realm.view, self._realm.clock.now(), self._realm.config.keys_per_account_max
@@ -136,11 +138,12 @@ class Keys:
                 raise CallError("not_found", message, param="id")
             return [] if row.revoked else [KeyRevoke(id=row.id, by=person.by)]
 
-        await realm.feeds.append(decide)
+        receipt = await realm.feeds.append(decide)
+        spread = await realm.holders.everywhere(receipt.heads)
         row = realm.view.get(KeyRow, request.id)
         if row is None:
             raise AssertionError(request.id)
-        return self._info(realm.view, row)
+        return replace(self._info(realm.view, row), held_by=spread.held_by, not_held_by=spread.not_held_by)
 
     async def key_used(self, caller: Caller, request: KeyUsed) -> Nothing:
         """Serve KEY_USED."""

@@ -4,6 +4,8 @@ import logging
 import re
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from covey.bus.caller import Caller
 from covey.contracts.feeds import Op, Remove, Rename
 from covey.contracts.membership import NODE_NAME_PATTERN, Member, RemoveNode, RenameNode
@@ -12,7 +14,7 @@ from covey.roles.auth.credentials import administrator
 from covey.roles.auth.realm import Realm
 from covey.store.entries import FeedId
 from covey.store.feed_log import read_heads
-from covey.store.feeds import Decision
+from covey.store.feeds import Decision, Receipt
 from covey.store.kv import Reader
 from covey.store.membership import AUTHOR_ROLE, is_member
 from covey.store.rows import MemberRow
@@ -54,9 +56,10 @@ class Nodes:
             self._check_removable(view, row)
             return Decision((Remove(peer=row.peer, cutoffs=cutoffs(reader, row.peer), by=person.by),), gone)
 
-        gone = (await realm.feeds.append_with(decide)).result
+        receipt = await realm.feeds.append_with(decide)
+        gone = receipt.result
         log.info("The node %s (%s) is removed.", gone.name, gone.peer)
-        return gone
+        return replace(gone, held_by=realm.holders.names(receipt))
 
     def _check_removable(self, view: View, row: MemberRow) -> None:
         others = (other for other in view.all(MemberRow) if is_member(other) and other.peer != row.peer)
@@ -84,9 +87,13 @@ class Nodes:
                 raise CallError("conflict", message, reason="name_taken", param="name")
             return () if row.name == request.name else (Rename(peer=peer, name=request.name, by=person.by),)
 
-        await realm.feeds.append(decide)
-        row = find(realm.view, peer)
-        return Member(peer=row.peer, name=row.name, roles=row.roles, removed=row.removed)
+        receipt = await realm.feeds.append(decide)
+        return self._changed(peer, receipt)
+
+    def _changed(self, peer: str, receipt: Receipt[None]) -> Member:
+        """The answer to a change of a machine: what it is now, and who has it."""
+        row, held_by = find(self._realm.view, peer), self._realm.holders.names(receipt)
+        return Member(peer=row.peer, name=row.name, roles=row.roles, removed=row.removed, held_by=held_by)
 
 
 def find(view: View, node: str) -> MemberRow:

@@ -8,6 +8,7 @@ import trio
 
 from covey.roles.auth.backoff import Backoff, LogInGuard
 from covey.roles.auth.config import AuthConfig
+from covey.roles.auth.holders import Holders
 from covey.roles.auth.passwords import Passwords
 from covey.roles.auth.people import AdminWatch
 from covey.roles.auth.session_index import SessionIndex
@@ -34,6 +35,7 @@ class Realm:
     log_ins: LogInGuard
     registrations: Backoff
     sessions: SessionIndex
+    holders: Holders
     admins: AdminWatch = field(default_factory=AdminWatch)
 
     @property

@@ -11,6 +11,7 @@ from covey.roles.auth.accounts import Accounts
 from covey.roles.auth.admission import Admission
 from covey.roles.auth.backoff import Backoff, LogInGuard, Pace
 from covey.roles.auth.config import AuthConfig
+from covey.roles.auth.holders import Holders
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.keys import Keys
 from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
@@ -39,7 +40,7 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
     ) as feeds:
         acks = Acks(parts.bus)
         feeds.settled, feeds.may_write = acks.settled, parts.cluster.caught_up
-        realm = await _open_realm(config, parts, feeds)
+        realm = await _open_realm(config, parts, feeds, acks)
         usage = KeyUsage(parts.store.local("auth"))
         FeedTails(parts.store, parts.lifecycle.stop).serve(parts.bus)
         acks.serve()
@@ -56,7 +57,7 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
                 nursery.cancel_scope.cancel()
 
 
-async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds) -> Realm:
+async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds, acks: Acks) -> Realm:
     passwords = Passwords(config.hash_cost)
     await passwords.open()
     return Realm(
@@ -68,6 +69,7 @@ async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds) -> Realm:
         log_ins=LogInGuard(config.log_in_pace),
         registrations=Backoff(config.registration_pace),
         sessions=SessionIndex(feeds.view.all(SessionRow), parts.clock.now()),
+        holders=Holders(feeds, acks, parts.bus),
     )
 
 

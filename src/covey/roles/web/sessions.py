@@ -34,6 +34,8 @@ NOTICES = {
     "already_set_up": "This service is set up already. Log in with your account.",
 }
 """A notice travels by its name alone, so that nobody can put words in our mouth."""
+_REVOKED = re.compile(r"key_revoked\.([0-9]{1,4})\.([0-9]{1,4})")
+"""That of a key with two figures: how many other nodes have it, and how many that check keys have not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,30 @@ def notice(response: Response, name: str) -> None:
     _set(response, "notice", name, NOTICE_SECONDS)
 
 
+def revoked_notice(held_by: int, not_held_by: int) -> str:
+    """The name of the notice of a revocation, which tells how far it has come."""
+    return f"key_revoked.{held_by}.{not_held_by}" if held_by or not_held_by else "key_revoked"
+
+
+def notice_text(name: str) -> str:
+    """What a notice says; "" for a name that is none."""
+    figures = _REVOKED.fullmatch(name)
+    if figures is None:
+        return NOTICES.get(name, "")
+    held_by, missing = int(figures[1]), int(figures[2])
+    text = f"{NOTICES['key_revoked']} It is on {_other_nodes(held_by)}."
+    return f"{text} {missing} {'has' if missing == 1 else 'have'} not confirmed it yet." if missing else text
+
+
+def _other_nodes(count: int) -> str:
+    if count == 0:
+        return "the node that took it alone"
+    return f"the node that took it and {count} other{'' if count == 1 else 's'}"
+
+
 def pending_notice() -> str:
     """The text of the notice that waits to be shown, or ""."""
-    return NOTICES.get(_cookie("notice"), "")
+    return notice_text(_cookie("notice"))
 
 
 def tidy(response: Response) -> None:

@@ -23,7 +23,7 @@ from covey.errors import CallError
 from covey.roles.web.context import Away, ask
 from covey.roles.web.forms import Form, form_page, read_form
 from covey.roles.web.pages.entry import to
-from covey.roles.web.sessions import visitor
+from covey.roles.web.sessions import revoked_notice, visitor
 
 blueprint = Blueprint("keys", __name__)
 
@@ -74,8 +74,9 @@ def _wish(form: Form) -> CreateKey:
 async def revoke(key_id: str) -> Response:
     """Take a key back, for ever."""
     form = await read_form()
-    await ask(REVOKE_KEY, RevokeKey(visitor().actor, key_id))
-    return to("/keys?everyone=1" if form.text("everyone") else "/keys", "key_revoked")
+    gone = await ask(REVOKE_KEY, RevokeKey(visitor().actor, key_id))
+    notice = revoked_notice(len(gone.held_by), len(gone.not_held_by))
+    return to("/keys?everyone=1" if form.text("everyone") else "/keys", notice)
 
 
 async def _keys_page(
