@@ -11,6 +11,7 @@ import trio
 from web_world import NOW, PASSWORD, ROOT, Browser, World, node, open_world
 
 from covey.contracts import auth, gateway
+from covey.contracts.audit import AuditRecord
 
 XSS = "<script>alert(1)</script>"
 
@@ -42,7 +43,7 @@ async def grace(world: World) -> Browser:
 
 
 PERSONAL = ("/", "/overview/live", "/keys", "/chat", "/account")
-ADMINS = ("/users", "/nodes", "/nodes/live")
+ADMINS = ("/users", "/nodes", "/nodes/live", "/audit")
 
 
 @pytest.mark.parametrize("path", PERSONAL + ADMINS)
@@ -463,16 +464,69 @@ async def test_a_person_cannot_do_what_administrators_do(world: World, grace: Br
     assert len(world.auth.accounts) == 2
 
 
+# The audit
+
+
+def record(number: int, **more: Any) -> AuditRecord:
+    fields: dict[str, Any] = {
+        "at": NOW - 60 * number, "node": "alpha", "peer": "12D3KooWalpha", "by": "a1", "by_name": "ada",
+        "what": f"Thing {number} was done.", "subject": f"s{number}", "subject_name": "",
+    }  # fmt: skip
+    return AuditRecord(**(fields | more))
+
+
+async def test_the_audit_has_pages(world: World, ada: Browser) -> None:
+    assert "Nothing was done yet." in (await ada.get("/audit")).text
+    world.auth.records = [record(number) for number in range(90)]
+    page = await ada.get("/audit")
+    assert "Thing 0 was done." in page.text
+    assert "by ada · on alpha" in page.text
+    assert "Thing 40 was done." not in page.text
+    older = re.search(r'href="(/audit\?before=[^"]+)">Earlier', page.text)
+    assert older
+    page = await ada.get(older[1])
+    assert "Thing 40 was done." in page.text
+    assert "The latest" in page.text
+    page = await ada.get("/audit?before=80")
+    assert "Thing 89 was done." in page.text
+    assert "Earlier</a>" not in page.text
+    assert not any(wish.sessions for wish in world.auth.audits)
+
+
+async def test_the_audit_keeps_to_log_ins_from_page_to_page(world: World, ada: Browser) -> None:
+    world.auth.records = [record(number) for number in range(90)]
+    page = await ada.get("/audit?sessions=1")
+    assert "/audit?before=40&amp;sessions=1" in page.text
+    assert world.auth.audits[-1].sessions
+
+
+async def test_the_audit_marks_what_does_not_count(world: World, ada: Browser) -> None:
+    world.auth.records = [record(0, standing="void"), record(1, standing="waits"), record(2, by_name="")]
+    page = await ada.get("/audit")
+    assert page.text.count("does not count") == 1
+    assert page.text.count(">waits<") == 1
+    assert "by  ·" not in page.text
+
+
+async def test_a_place_in_the_audit_that_is_none_is_said_on_the_page(world: World, ada: Browser) -> None:
+    page = await ada.get("/audit?before=nonsense")
+    assert page.status == 422
+    assert "begin anew" in page.text
+
+
 # Strangers' words
 
 
 async def test_what_people_and_machines_are_called_is_only_text(world: World, ada: Browser) -> None:
+    world.auth.records = [record(0, what=XSS, by_name=XSS, node=XSS)]
     world.auth.accounts["a9"] = auth.Account("a9", XSS, "user", "pending", int(NOW))
     world.gateway.models.append(gateway.ModelSummary(XSS, "failed", ("chat",), (XSS,), detail=XSS))
     world.nodes.append(node(XSS, peer_id=XSS, version=XSS, roles=(XSS,)))
     await ada.get("/keys")
     made = await ada.post("/keys", {"label": XSS, "models": XSS})
-    for page in [made] + [await ada.get(path) for path in ("/", "/keys", "/chat", "/users", f"/chat?model={XSS}")]:
+    for page in [made] + [
+        await ada.get(path) for path in ("/", "/keys", "/chat", "/users", "/audit", f"/chat?model={XSS}")
+    ]:
         assert page.status == 200
         assert "alert(1)" in page.text
         assert "<script>alert" not in page.text

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.contracts import auth, cluster, gateway
+from covey.contracts.audit import AUDIT, Audit, AuditPage, AuditRecord
 from covey.contracts.inference import ChatDelta, Usage
 from covey.contracts.method import Nothing
 from covey.errors import CallError
@@ -76,6 +77,8 @@ class FakeAuth:
     locked_seconds: float = 0.0
     held_by: tuple[str, ...] = ()
     not_held_by: tuple[str, ...] = ()
+    records: list[AuditRecord] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
 
     def add(
         self, name: str, role: auth.AccountRole = "user", state: auth.AccountState = "active", password: str = PASSWORD
@@ -207,8 +210,18 @@ class FakeAuth:
                 return replace(self.keys[position], held_by=self.held_by, not_held_by=self.not_held_by)
         raise refuse("not_found", "There is no such key.")
 
+    async def audit(self, _: Caller, wish: Audit) -> AuditPage:
+        self.who(wish.actor.session, admin=True)
+        self.audits.append(wish)
+        if wish.cursor and not wish.cursor.isdigit():
+            raise refuse("invalid", "There is no such place in the audit: begin anew.", param="cursor")
+        begin = int(wish.cursor or 0)
+        end = begin + wish.limit
+        return AuditPage(tuple(self.records[begin:end]), str(end) if end < len(self.records) else "")
+
     def serve(self, bus: Bus) -> None:
         for method, handler in (
+            (AUDIT, self.audit),
             (auth.AUTH_STATE, self.state), (auth.SET_UP, self.set_up), (auth.LOG_IN, self.log_in),
             (auth.LOG_OUT, self.log_out), (auth.WHO_AM_I, self.who_am_i), (auth.REGISTER, self.register),
             (auth.CHANGE_PASSWORD, self.change_password), (auth.ADD_USER, self.add_user),

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from covey.contracts.audit import AUDIT, Audit, AuditStanding
 from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKey, RevokeKey
+from covey.contracts.membership import REMOVE_NODE, RemoveNode
+from covey.errors import CallError
 from covey.store.entries import KINDS
+from covey.store.ingest import batches_after, ingest
 from covey.store.view import View
-from covey.testing.cluster import CHEAP_AUTH, MemoryCluster, MemoryNode, open_memory_cluster
+from covey.testing.cluster import CHEAP_AUTH, MemoryClock, MemoryCluster, MemoryNode, open_memory_cluster
 
 OPERATOR = Actor()
 
@@ -85,3 +90,51 @@ async def test_a_node_alone_names_nobody(autojump_clock: MockClock, seed: int) -
         key = await new_key(alice)
         info = await alice.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, key.id))
         assert (key.held_by, info.held_by, info.not_held_by) == ((), (), ())
+
+
+# The audit
+
+
+async def test_what_a_removed_node_said_too_late_is_void_in_the_audit(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob, carol = await auth_nodes(cluster, "alice", "bob", "carol")
+        early = await new_key(bob)
+        await agreed([alice, bob, carol])
+        for node in (alice, carol):
+            cluster.network.cut(node.machine, bob.machine)
+        await trio.sleep(30)
+        late = await new_key(bob)
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        with pytest.raises(CallError) as nobody:
+            await alice.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, late.id))
+        assert nobody.value.code == "not_found"
+
+        # What it wrote beyond the cutoff comes in by somebody who had it, and counts for nothing.
+        for batch in batches_after(bob.store.reader, "keys", {}):
+            await ingest(alice.store, "keys", batch, now=alice.clock.now())
+        page = await alice.operator.call(AUDIT, Audit(OPERATOR))
+        standings = {record.subject: record.standing for record in page.records if "was made" in record.what}
+        assert standings == {early.id: "counts", late.id: "void"}
+        assert [record.node for record in page.records if record.what == "The machine bob was removed."] == ["alice"]
+
+
+async def test_what_a_clock_far_ahead_said_waits_in_the_audit(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        bob.clock = MemoryClock(alice.clock.now() + 7 * 24 * 3600)
+        await cluster.restart(bob)
+        await cluster.linked()
+        key = await new_key(bob)
+        await told(alice, key.id, ["waits"])
+        await bob.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, key.id))
+        await told(alice, key.id, ["counts", "waits"])  # what denies never waits
+
+
+async def told(node: MemoryNode, subject: str, standings: list[AuditStanding]) -> None:
+    """Until the audit has this of a subject, the latest first."""
+    with trio.fail_after(30):
+        while True:
+            page = await node.operator.call(AUDIT, Audit(OPERATOR))
+            if [record.standing for record in page.records if record.subject == subject] == standings:
+                return
+            await trio.sleep(0.1)

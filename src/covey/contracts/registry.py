@@ -3,11 +3,11 @@
 from types import ModuleType
 from typing import Any
 
-from covey.contracts import auth, cluster, gateway, inference, leases, membership, replication, store
+from covey.contracts import audit, auth, cluster, gateway, inference, leases, membership, replication, store
 from covey.contracts.method import Streaming, Unary
 
 AnyMethod = Unary[Any, Any] | Streaming[Any, Any]
-MODULES: tuple[ModuleType, ...] = (auth, cluster, gateway, inference, leases, membership, replication, store)
+MODULES: tuple[ModuleType, ...] = (audit, auth, cluster, gateway, inference, leases, membership, replication, store)
 
 
 def contracts() -> dict[str, AnyMethod]:

@@ -62,10 +62,16 @@ def read_heads(reader: Reader, prefix: str = "") -> dict[str, Head]:
     return {key[2:].decode(): _decode_head(value) for key, value in reader.scan(f"h/{prefix}".encode())}
 
 
-def read_entries(reader: Reader, feed: str, *, after: int = 0, reverse: bool = False) -> Iterator[Sealed]:
-    """The entries of one feed beyond a sequence number, in their order or (with `reverse`) the last one first."""
+def read_entries(
+    reader: Reader, feed: str, *, after: int = 0, upto: int | None = None, reverse: bool = False
+) -> Iterator[Sealed]:
+    """The entries of one feed beyond a sequence number, in their order or (with `reverse`) the last one first.
+
+    `upto`: with `reverse`, the highest sequence number to begin at.
+    """
     prefix, low = f"e/{feed}/".encode(), entry_key(feed, after + 1)
-    for key, stored in reader.scan(prefix, start=None if reverse else low, reverse=reverse):
+    high = None if upto is None else entry_key(feed, upto)
+    for key, stored in reader.scan(prefix, start=high if reverse else low, reverse=reverse):
         if key < low:
             return
         yield unseal(stored)

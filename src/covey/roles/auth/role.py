@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from covey.contracts import auth, membership
+from covey.contracts import audit, auth, membership
 from covey.roles.auth.accounts import Accounts
 from covey.roles.auth.admission import Admission
+from covey.roles.auth.audit import Auditing
 from covey.roles.auth.backoff import Backoff, LogInGuard, Pace
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.holders import Holders
@@ -117,6 +118,7 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
     bus.serve(auth.LIST_USERS, accounts.list_users)
     bus.serve(auth.SET_STANDING, accounts.set_standing)
     bus.serve(auth.RESET_PASSWORD, accounts.reset_password)
+    bus.serve(audit.AUDIT, Auditing(realm).audit)
 
 
 def _serve_membership(parts: Parts, realm: Realm) -> None:

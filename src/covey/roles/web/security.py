@@ -38,6 +38,7 @@ ACCESS: Mapping[str, Access] = {
     "machines.rename": "admin",
     "machines.drain": "admin",
     "machines.remove": "admin",
+    "audit.page": "admin",
 }
 """Who may open what, by endpoint: an endpoint that is not here does not start (`covey.roles.web.app`).
 
