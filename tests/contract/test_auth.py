@@ -986,7 +986,7 @@ async def test_gateways_report_what_was_used(ready: Network) -> None:
 async def test_each_method_is_for_the_roles_that_it_names(net: Network) -> None:
     """Without a look at the request: the access on the contract."""
     contracts = [value for value in vars(auth).values() if isinstance(value, Unary)]
-    assert len(contracts) == 20
+    assert len(contracts) == 21
     hands = {"web": net.web, "gateway": net.gateway, "operator": net.operator, "inference": net.inference}
     denied = 0
     for contract in contracts:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from web_world import NOW, PASSWORD, ROOT, Browser, World, node, open_world
 
 from covey.contracts import auth, gateway
@@ -300,7 +301,8 @@ async def test_changing_the_password_begins_a_new_session(world: World, grace: B
 
 CHANGES = (
     "/logout", "/keys", "/keys/k1/revoke", "/users", "/users/invite", "/users/a1/standing", "/users/a1/password",
-    "/account/password", "/chat/stream", "/nodes/invite", "/nodes/invites/i1/revoke", "/nodes/12D3KooWbeta/rename",
+    "/account/password", "/account/name", "/chat/stream",
+    "/nodes/invite", "/nodes/invites/i1/revoke", "/nodes/12D3KooWbeta/rename",
     "/nodes/12D3KooWbeta/drain", "/nodes/12D3KooWbeta/remove",
 )  # fmt: skip
 
@@ -462,6 +464,37 @@ async def test_a_person_cannot_do_what_administrators_do(world: World, grace: Br
     for path in ("/users", "/users/invite", "/users/a1/standing", "/users/a1/password"):
         assert (await grace.post(path, {"name": "mallory", "active": "no"})).status == 403
     assert len(world.auth.accounts) == 2
+
+
+# Names
+
+
+async def test_a_person_takes_another_name(world: World, grace: Browser) -> None:
+    await grace.get("/account")
+    taken = await grace.post("/account/name", {"name": "ada"})
+    assert taken.status == 422
+    assert "is taken" in taken.text
+    assert 'value="ada"' in taken.text
+    done = await grace.post("/account/name", {"name": "Amazing.Grace"})
+    assert (done.status, done.headers["Location"]) == (303, "/account")
+    page = await grace.get("/account")
+    assert "<h1>amazing.grace</h1>" in page.text
+    assert "You have a new log-in name." in page.text
+
+
+async def test_whoever_has_lost_their_name_is_told_on_every_page_until_they_choose_another(
+    world: World, ada: Browser, grace: Browser
+) -> None:
+    lost = world.auth.one("grace")
+    world.auth.accounts[lost.id] = replace(lost, name_lost=True)
+    for path in PERSONAL:
+        page = await grace.get(path)
+        assert ("Somebody else had the name grace before you." in page.text) == ("/live" not in path), path
+    assert "before you" not in (await ada.get("/")).text
+    assert "name taken: choose another" in (await ada.get("/users")).text
+    await grace.post("/account/name", {"name": "gracie"})
+    assert "before you" not in (await grace.get("/")).text
+    assert "name taken" not in (await ada.get("/users")).text
 
 
 # The audit

@@ -177,6 +177,13 @@ class FakeAuth:
             self.end_sessions(account.id)
         return account
 
+    async def rename_user(self, _: Caller, wish: auth.RenameUser) -> auth.Account:
+        account = self.who(wish.actor.session) if not wish.user else self.one(wish.user)
+        if any(other.name == wish.name for other in self.accounts.values()):
+            raise refuse("conflict", f"The name {wish.name} is taken. Choose another.", param="name")
+        self.accounts[account.id] = replace(account, name=wish.name, name_lost=False)
+        return self.accounts[account.id]
+
     async def reset_password(self, _: Caller, wish: auth.ResetPassword) -> auth.Account:
         self.who(wish.actor.session, admin=True)
         account = self.one(wish.user)
@@ -226,7 +233,8 @@ class FakeAuth:
             (auth.LOG_OUT, self.log_out), (auth.WHO_AM_I, self.who_am_i), (auth.REGISTER, self.register),
             (auth.CHANGE_PASSWORD, self.change_password), (auth.ADD_USER, self.add_user),
             (auth.LIST_USERS, self.list_users), (auth.SET_STANDING, self.set_standing),
-            (auth.RESET_PASSWORD, self.reset_password), (auth.INVITE_PERSON, self.invite_person),
+            (auth.RESET_PASSWORD, self.reset_password),
+            (auth.RENAME_USER, self.rename_user), (auth.INVITE_PERSON, self.invite_person),
             (auth.CREATE_KEY, self.create_key), (auth.LIST_KEYS, self.list_keys), (auth.REVOKE_KEY, self.revoke_key),
         ):  # fmt: skip
             bus.serve(method, handler)

@@ -192,6 +192,9 @@ def test_people(node: NodeProcess) -> None:
     assert "new password" in node.covey("users", "passwd", "bob", "--password-file", "-", typed=PASSWORD + "8").stdout
     assert "bob" in one_line(node.covey("users", "add", "bob", "--password-file", "-", typed=PASSWORD, code=1))
     one_line(node.covey("users", "disable", "nobody", code=1))
+    assert node.covey("users", "rename", "bob", "robert").stdout == "bob logs in as robert now.\n"
+    assert "ann" in one_line(node.covey("users", "rename", "robert", "ann", code=1))
+    assert node.json("users", "rename", people["bob"]["id"], "bob")["name"] == "bob"
     invited = node.covey("users", "invite", "--expires", "2h")
     assert invited.stdout.startswith(f"{node.url}/register#")
 
@@ -229,6 +232,18 @@ def test_keys(node: NodeProcess) -> None:
     one_line(node.covey("keys", "create", "--user", "nobody", code=1))
     one_line(node.covey("keys", "revoke", "0" * 12, code=1))
     assert "duration" in one_line(node.covey("keys", "create", "--user", "ann", "--expires", "soon", code=2))
+
+
+def test_the_audit(node: NodeProcess) -> None:
+    made = node.json("keys", "create", "--user", "ann", "--label", "audited")
+    node.covey("keys", "revoke", made["id"])
+    revoked, created = node.json("audit", "--limit", "2")
+    assert revoked["what"] == "The key “audited” of ann was revoked."
+    assert created["what"] == "A key “audited” was made for ann."
+    assert (created["by"], created["subject"], created["standing"]) == ("operator", made["id"], "counts")
+    assert "The key “audited” of ann was revoked." in node.covey("audit", "--since", "1h").stdout
+    assert node.json("audit", "--sessions", "--limit", "5000")[-1]["what"].startswith("The machine ")
+    assert made["key"] not in node.covey("audit", "--json").stdout
 
 
 def test_a_chat_from_arguments_and_from_a_pipe(node: NodeProcess) -> None:

@@ -21,7 +21,7 @@ password_option = click.option(
 
 @click.group("users", cls=Verbs)
 def users() -> None:
-    """Add, invite, list, approve and disable people."""
+    """Add, invite, list, rename, approve and disable people."""
 
 
 @users.command("add")
@@ -53,7 +53,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
         return
     print_table(
         ["name", "role", "state", "since", "id"],
-        [(one.name, one.role, one.state, moment(one.created_at), one.id) for one in found],
+        [(one.name, one.role, _state(one), moment(one.created_at), one.id) for one in found],
         empty="There is nobody yet. Make the first administrator: covey users add NAME --admin",
     )
 
@@ -86,6 +86,22 @@ def disable(settings: Settings, name: str, *, as_json: bool) -> None:
     Their sessions end and their keys stop working.
     """
     _set_standing(settings, name, "is disabled; their keys no longer work", active=False, as_json=as_json)
+
+
+@users.command("rename")
+@click.argument("name", metavar="NAME_OR_ID")
+@click.argument("new")
+@json_option
+@click.pass_obj
+def rename(settings: Settings, name: str, new: str, *, as_json: bool) -> None:
+    """Give somebody the log-in name NEW.
+
+    Their sessions, keys and password stay. Of two with one name, say which by the id.
+    """
+    from covey.contracts.auth import RENAME_USER, RenameUser
+
+    request = RenameUser(on_behalf(), new, name)
+    _say(change(settings, RENAME_USER, request), f"{name} logs in as {{}} now.", as_json=as_json)
 
 
 @users.command("passwd")
@@ -138,6 +154,10 @@ def _set_standing(settings: Settings, name: str, outcome: str, *, active: bool, 
 
     request = SetStanding(on_behalf(), name, active)
     _say(change(settings, SET_STANDING, request), f"{{}} {outcome}.", as_json=as_json)
+
+
+def _state(account: "Account") -> str:
+    return f"{account.state}; name taken: choose another" if account.name_lost else account.state
 
 
 def _say(changed: "Change[Account]", sentence: str, *, as_json: bool) -> None:

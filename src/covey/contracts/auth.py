@@ -253,6 +253,21 @@ class SetStanding(msgspec.Struct, frozen=True):
 SET_STANDING = Unary("auth.set_standing", SetStanding, Account, access=ADMINISTRATION)
 
 
+class RenameUser(msgspec.Struct, frozen=True):
+    """Give somebody another log-in name. `user` is a name or an account id; "": oneself.
+
+    One's own, or anybody's as an administrator. Sessions and keys go on.
+    """
+
+    actor: Actor
+    name: str
+    user: str = ""
+
+
+RENAME_USER = Unary("auth.rename_user", RenameUser, Account, access=ADMINISTRATION)
+"""`conflict`: the name is taken, or (`no_majority`) too few auth nodes see each other to know."""
+
+
 class ResetPassword(msgspec.Struct, frozen=True):
     """An administrator sets somebody's password: every session of theirs ends."""
 

@@ -1,4 +1,4 @@
-"""Accounts as administrators see them: adding, listing, enabling and disabling, resetting a password."""
+"""Accounts as administrators see them: adding, listing, enabling and disabling, renaming, resetting a password."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from covey.contracts.auth import (
     AccountRole,
     AddUser,
     ListUsers,
+    RenameUser,
     ResetPassword,
     SetStanding,
 )
 from covey.contracts.auth import Accounts as AccountList
-from covey.contracts.feeds import AccountApprove, AccountCreate, Op, OwnerStanding, PasswordSet
+from covey.contracts.feeds import AccountApprove, AccountCreate, AccountRename, Op, OwnerStanding, PasswordSet
 from covey.contracts.keys import base62
 from covey.errors import CallError
 from covey.roles.auth import people
-from covey.roles.auth.credentials import Person, administrator
+from covey.roles.auth.credentials import Person, administrator, who
 from covey.roles.auth.realm import Realm, taking_turns
 from covey.roles.auth.strength import check_password
 from covey.store.feeds import Receipt
@@ -49,7 +50,7 @@ def new_account(
 
 
 class Accounts:
-    """Serves ADD_USER, LIST_USERS, SET_STANDING and RESET_PASSWORD."""
+    """Serves ADD_USER, LIST_USERS, SET_STANDING, RENAME_USER and RESET_PASSWORD."""
 
     def __init__(self, realm: Realm) -> None:
         self._realm = realm
@@ -67,7 +68,7 @@ class Accounts:
         person = self._administrator(realm.view, caller, request)
         people.check_name(request.name)
         check_password(request.password, request.name)
-        people.check_name_free(realm.view, request.name)
+        realm.check_new_name(realm.view, request.name)
         await self.check_room()
         hashed = await realm.passwords.hash(request.password)
         account_id, ops = new_account(
@@ -76,7 +77,7 @@ class Accounts:
 
         def decide(view: View) -> Sequence[Op]:
             self._administrator(view, caller, request)
-            people.check_name_free(view, request.name)
+            realm.check_new_name(view, request.name)
             return ops
 
         receipt = await realm.feeds.append(decide)
@@ -111,6 +112,29 @@ class Accounts:
             return changed
         spread = await realm.holders.everywhere(receipt.heads)
         return replace(changed, held_by=spread.held_by, not_held_by=spread.not_held_by)
+
+    async def rename_user(self, caller: Caller, request: RenameUser) -> Account:
+        """Serve RENAME_USER."""
+        realm = self._realm
+        people.check_name(request.name)
+        account_id = self._to_rename(realm.view, caller, request).id
+
+        def decide(view: View) -> Sequence[Op]:
+            row = self._to_rename(view, caller, request)
+            if row.name == request.name and not people.has_lost_name(view, row):
+                return []
+            realm.check_new_name(view, request.name)
+            by = who(view, caller, request.actor, realm.clock.now()).by
+            return [AccountRename(id=row.id, name=request.name, by=by)]
+
+        return self._changed(account_id, await realm.feeds.append(decide))
+
+    def _to_rename(self, view: View, caller: Caller, request: RenameUser) -> AccountRow:
+        """Whose name it is: one's own, or as an administrator anybody's."""
+        person = who(view, caller, request.actor, self._realm.clock.now())
+        if not person.admin and (person.key is not None or request.user not in ("", person.account)):
+            raise CallError("forbidden", "Only an administrator may rename somebody else.", param="user")
+        return people.find(view, request.user or person.account)
 
     async def reset_password(self, caller: Caller, request: ResetPassword) -> Account:
         """Serve RESET_PASSWORD."""

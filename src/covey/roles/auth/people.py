@@ -18,6 +18,10 @@ _NAME = re.compile(NAME_PATTERN)
 _ACCOUNT_ID = re.compile(r"U[0-9A-Za-z]{15}")
 CLAIMANTS_MAX = 4
 """How many accounts of one name are looked at."""
+CLAIMS_MAX = 16
+"""How many claims to one name are looked at: those of accounts that were renamed since are among them."""
+CLAIMS_NEW_MAX = CLAIMS_MAX - CLAIMANTS_MAX
+"""A name that has been claimed so often is given away no more: the latest would not be found."""
 ACCOUNT_ID_CHARS = 16
 """A capital `U`, which no name holds, and fifteen base62 digits."""
 
@@ -42,7 +46,8 @@ def check_label(label: str) -> None:
 
 def check_name_free(view: View, name: str) -> None:
     """Raise `conflict` for a name that somebody has. To be asked inside `decide`, where nobody comes in between."""
-    if claimants(view, name):
+    row = view.get(NameRow, name)
+    if claimants(view, name) or (row is not None and len(row.claims) >= CLAIMS_NEW_MAX):
         raise CallError("conflict", f"The name {name} is taken; choose another.", reason="name_taken", param="name")
 
 
@@ -58,7 +63,7 @@ def claimants(view: View, name: str) -> list[AccountRow]:
     There are several only where auth nodes that did not see each other each gave it away. At most `CLAIMANTS_MAX`.
     """
     row = view.get(NameRow, name) if _NAME.fullmatch(name) else None
-    claims = row.claims[: 4 * CLAIMANTS_MAX] if row is not None else ()
+    claims = row.claims[:CLAIMS_MAX] if row is not None else ()
     known = (account(view, claim[2]) for claim in claims)
     return [one for one in known if one is not None and one.name == name][:CLAIMANTS_MAX]
 
@@ -95,7 +100,14 @@ def state(view: View, row: AccountRow) -> AccountState:
 def shown(view: View, row: AccountRow) -> Account:
     """An account as people may see it."""
     created_at = row.created.created_at if row.created else 0
-    return Account(id=row.id, name=row.name, role=row.role, state=state(view, row), created_at=created_at)
+    return Account(
+        id=row.id,
+        name=row.name,
+        role=row.role,
+        state=state(view, row),
+        created_at=created_at,
+        name_lost=has_lost_name(view, row),
+    )
 
 
 def active_admins(view: View) -> Iterator[AccountRow]:

@@ -10,7 +10,8 @@ from covey.roles.auth.backoff import Backoff, LogInGuard
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.holders import Holders
 from covey.roles.auth.passwords import Passwords
-from covey.roles.auth.people import AdminWatch
+from covey.roles.auth.people import AdminWatch, check_name_free
+from covey.roles.auth.quorum import Sight
 from covey.roles.auth.session_index import SessionIndex
 from covey.roles.base import Clock
 from covey.store.feeds import Feeds
@@ -36,12 +37,21 @@ class Realm:
     registrations: Backoff
     sessions: SessionIndex
     holders: Holders
+    sight: Sight
     admins: AdminWatch = field(default_factory=AdminWatch)
 
     @property
     def view(self) -> View:
         """What is durable now."""
         return self.feeds.view
+
+    def check_new_name(self, view: View, name: str) -> None:
+        """Raise `conflict` for a name that somebody has, or may be given elsewhere, unseen.
+
+        To be asked inside `decide`.
+        """
+        self.sight.check(view)
+        check_name_free(view, name)
 
     @property
     def now(self) -> int:

@@ -55,7 +55,7 @@ class Registration:
         entrance = self._entrance(realm.view, request.invitation)
         people.check_name(request.name)
         check_password(request.password, request.name)
-        people.check_name_free(realm.view, request.name)
+        realm.check_new_name(realm.view, request.name)
         await self._accounts.check_room()
         hashed = await realm.passwords.hash(request.password)
         account_id, ops = new_account(
@@ -74,7 +74,7 @@ class Registration:
 
         def decide(view: View) -> Sequence[Op]:
             self._entrance(view, request.invitation)
-            people.check_name_free(view, request.name)
+            realm.check_new_name(view, request.name)
             return ops
 
         await realm.feeds.append(decide)

@@ -18,6 +18,7 @@ from covey.roles.auth.keys import Keys
 from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
 from covey.roles.auth.nodes import Nodes
 from covey.roles.auth.passwords import Passwords
+from covey.roles.auth.quorum import Sight
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.registration import Registration
 from covey.roles.auth.session_index import SessionIndex
@@ -71,6 +72,7 @@ async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds, acks: Acks
         registrations=Backoff(config.registration_pace),
         sessions=SessionIndex(feeds.view.all(SessionRow), parts.clock.now()),
         holders=Holders(feeds, acks, parts.bus),
+        sight=Sight(parts.bus),
     )
 
 
@@ -117,6 +119,7 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
     bus.serve(auth.ADD_USER, accounts.add_user)
     bus.serve(auth.LIST_USERS, accounts.list_users)
     bus.serve(auth.SET_STANDING, accounts.set_standing)
+    bus.serve(auth.RENAME_USER, accounts.rename_user)
     bus.serve(auth.RESET_PASSWORD, accounts.reset_password)
     bus.serve(audit.AUDIT, Auditing(realm).audit)
 

@@ -77,6 +77,7 @@ class Setup:
             )
         people.check_name(request.name)
         check_password(request.password, request.name)
+        realm.check_new_name(realm.view, request.name)
         hashed = await realm.passwords.hash(request.password)
         account_id, ops = new_account(
             request.name, hashed, role="admin", pending=False, created_at=realm.now, by=AUTHOR
@@ -86,7 +87,7 @@ class Setup:
         def decide(view: View) -> Sequence[Op]:
             if next(people.active_admins(view), None) is not None:
                 raise _done()
-            people.check_name_free(view, request.name)
+            realm.check_new_name(view, request.name)
             return [*ops, session.start]
 
         await realm.feeds.append(decide)

@@ -26,6 +26,7 @@ ACCESS: Mapping[str, Access] = {
     "chat.stream": "person",
     "account.page": "person",
     "account.change_password": "person",
+    "account.rename": "person",
     "people.page": "admin",
     "people.add": "admin",
     "people.invite": "admin",

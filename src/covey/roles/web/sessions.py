@@ -23,6 +23,7 @@ NOTICES = {
     "session_ended": "Your session has ended. Please log in again.",
     "password_changed": "Your password is changed. Every other session of yours has ended.",
     "key_revoked": "The key is revoked. Whoever still uses it is refused from now on.",
+    "user_renamed": "You have a new log-in name. Your password, sessions and keys stay.",
     "user_enabled": "The account may log in and use its keys.",
     "user_disabled": "The account is disabled: its sessions have ended and its keys are refused.",
     "invite_revoked": "The invite lets nobody in any more. Whoever came in with it stays.",
