@@ -41,7 +41,6 @@ from covey.errors import CallError
 from covey.roles.auth import people
 from covey.roles.auth.accounts import new_account
 from covey.roles.auth.passwords import HashCost, Passwords
-from covey.roles.auth.quorum import PairPolicy, quorum
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Author
 from covey.store.identity import Identity
@@ -230,14 +229,6 @@ async def test_a_name_is_given_on_so_often_and_no_more() -> None:
 
 
 # Who gives names away
-
-
-@pytest.mark.parametrize(
-    ("members", "policy", "needed"),
-    [(1, "any", 1), (2, "any", 1), (2, "majority", 2), (3, "any", 2), (4, "any", 3), (5, "any", 3), (5, "majority", 3)],
-)
-def test_how_many_have_to_be_seen(members: int, policy: PairPolicy, needed: int) -> None:
-    assert quorum(members, policy) == needed
 
 
 async def test_without_a_majority_no_names_are_given_away() -> None:

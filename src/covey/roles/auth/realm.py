@@ -11,8 +11,8 @@ from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.holders import Holders
 from covey.roles.auth.passwords import Passwords
 from covey.roles.auth.people import AdminWatch, check_name_free
-from covey.roles.auth.quorum import Sight
 from covey.roles.auth.session_index import SessionIndex
+from covey.roles.auth.sight import Sight
 from covey.roles.base import Clock
 from covey.store.feeds import Feeds
 from covey.store.view import View

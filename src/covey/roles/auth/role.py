@@ -18,12 +18,12 @@ from covey.roles.auth.keys import Keys
 from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
 from covey.roles.auth.nodes import Nodes
 from covey.roles.auth.passwords import Passwords
-from covey.roles.auth.quorum import Sight
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.registration import Registration
 from covey.roles.auth.session_index import SessionIndex
 from covey.roles.auth.sessions import Sessions, learn_sessions
 from covey.roles.auth.setup import Setup
+from covey.roles.auth.sight import Sight
 from covey.roles.base import Parts, Role
 from covey.store.acks import Acks
 from covey.store.feeds import Feeds, open_feeds
@@ -72,7 +72,7 @@ async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds, acks: Acks
         registrations=Backoff(config.registration_pace),
         sessions=SessionIndex(feeds.view.all(SessionRow), parts.clock.now()),
         holders=Holders(feeds, acks, parts.bus),
-        sight=Sight(parts.bus),
+        sight=Sight(parts.bus, config.lease_policy),
     )
 
 

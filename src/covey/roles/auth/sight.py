@@ -1,23 +1,12 @@
 """Whether an auth node sees enough of the others to give away what there is only once: log-in names."""
 
-from typing import Literal
-
 from covey.bus.bus import BusHandle
+from covey.cluster.lease import LeasePolicy, quorum
 from covey.contracts.cluster import NOTICE
 from covey.errors import CallError
 from covey.store.membership import AUTHOR_ROLE, is_member
 from covey.store.rows import MemberRow
 from covey.store.view import View
-
-PairPolicy = Literal["any", "majority"]
-"""What holds where there are exactly two auth members: one is enough, or both are needed."""
-
-
-def quorum(auth_members: int, policy: PairPolicy = "any") -> int:
-    """How many of the auth members have to be seen, oneself included. Pure."""
-    if auth_members == 2 and policy == "any":
-        return 1
-    return auth_members // 2 + 1
 
 
 class Sight:
@@ -25,12 +14,12 @@ class Sight:
 
     Args:
         bus: knows who is live.
-        policy: for two auth members.
+        policy: as for leases.
     """
 
-    def __init__(self, bus: BusHandle, policy: PairPolicy = "any") -> None:
+    def __init__(self, bus: BusHandle, policy: LeasePolicy) -> None:
         self._bus = bus
-        self._policy: PairPolicy = policy
+        self._policy: LeasePolicy = policy
 
     def check(self, view: View) -> None:
         """Raise `conflict` (`no_majority`) where somebody else may give the same name away, unseen."""
