@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -337,6 +338,13 @@ class Host:
     def chat(self, text: str = "one two three", *, seconds: float = 30.0) -> Answer:
         """The same, to its end."""
         return self.stream(text, seconds=seconds).rest()
+
+    def script(self, program: Path) -> Path:
+        """A program that runs the given one within its namespace, for who starts programs by their path."""
+        script = self.folder / program.name
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(self._inside([str(program)]))} "$@"\n')
+        script.chmod(0o755)
+        return script
 
     # Its network
 

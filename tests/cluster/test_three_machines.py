@@ -1,13 +1,18 @@
 """Three machines, one role each: they find each other, work together, stop in order, and are shown from everywhere."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Answer, Trio, eventually, open_network
+from hosts import API_PORT, Answer, Trio, eventually, open_network
+from playwright.sync_api import Locator, Page, expect
 
+from browsing import CHROMIUM, NEEDS_CHROMIUM, open_browser, visit
+
+SHOTS = os.environ.get("COVEY_SHOTS")
 pytestmark = pytest.mark.slow
 
 
@@ -56,6 +61,64 @@ def test_every_machine_sees_all(three: Trio) -> None:
     three.auth.covey("nodes", "rename", "inference", "workhorse")
     eventually(lambda: three.gateway.states().get("workhorse") == "up", 5, three.explain)
     assert three.inference.json("status")["node"] == "workhorse"
+
+
+@pytest.mark.browser
+@NEEDS_CHROMIUM
+def test_the_dashboard_shows_every_machine_and_its_link(three: Trio) -> None:
+    """In a browser on the machine with the web role, which has neither the accounts nor the model."""
+    with (
+        open_browser(three.gateway.script(CHROMIUM)) as browser,
+        visit(browser, f"http://127.0.0.1:{API_PORT}") as ann,
+    ):
+        page = ann.log_in("ann").page
+        nodes = page.get_by_role("region", name="Nodes").get_by_role("listitem")
+        expect(nodes).to_have_count(3)
+        for name, roles in ROLES.items():
+            shown = row(nodes, name)
+            expect(shown.locator(".row-more").first).to_have_text(roles)
+            expect(shown.locator(".state")).to_have_text("live")
+        models = page.get_by_role("region", name="Models").get_by_role("listitem")
+        expect(models.filter(has_text="echo")).to_contain_text("on inference")
+        keep(page, "three-overview")
+
+        page.get_by_role("link", name="Machines", exact=True).click()
+        machines = page.get_by_role("region", name="In this network").get_by_role("listitem")
+        expect(machines).to_have_count(3)
+        for name, roles in ROLES.items():
+            shown = row(machines, name)
+            expect(shown.locator(".row-more").first).to_have_text(roles)
+            expect(shown.locator(".state")).to_have_text("live")
+            expect(shown).to_contain_text("this page comes from it" if name == "gateway" else "there and back")
+        expect(machines.filter(has_text="direct")).to_have_count(2)
+        keep(page, "three-machines")
+
+        # The same page follows what happens to a machine, without being asked.
+        lost = row(machines, "inference")
+        three.inference.kill()
+        expect(lost.locator(".state")).to_have_text("away")
+        expect(row(machines, "auth").locator(".state")).to_have_text("live")
+        keep(page, "three-machines-away")
+        three.inference.start().ready()
+        expect(lost.locator(".state")).to_have_text("live")
+        expect(lost).to_contain_text("lost and found again")
+        expect(lost).to_contain_text("there and back")
+        assert ann.complaints == []
+
+
+ROLES = {"auth": "auth", "gateway": "gateway · web", "inference": "inference"}
+"""What the dashboard says that each machine does."""
+
+
+def row(rows: Locator, name: str) -> Locator:
+    """That of the machine with this name."""
+    return rows.filter(has=rows.page.get_by_role("strong").get_by_text(name, exact=True))
+
+
+def keep(page: Page, name: str) -> None:
+    """A picture of the page as it is now, where somebody wants to see it."""
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
 class Load:

@@ -12,19 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from running import NodeProcess, Place, place_for, running_node, wait_for
 
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's Chromium: apt-get install chromium"),
-]
+from browsing import NEEDS_CHROMIUM, PASSWORD, open_browser, visit
 
-PATIENCE_MILLISECONDS = 15_000
+pytestmark = [pytest.mark.browser, pytest.mark.slow, NEEDS_CHROMIUM]
+
 SHOTS = os.environ.get("COVEY_SHOTS")
-PASSWORD = "correct horse battery 7"
 SLOW_ECHO = """
 [inference]
 backends = ["echo"]
@@ -44,11 +39,8 @@ EVIL = "<img src=x onerror=alert(1)> <script>alert(1)</script> [x](javascript:al
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -57,49 +49,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         running.add_user("ada", admin=True, password=PASSWORD)
         running.add_user("grace", admin=False, password=PASSWORD)
         yield running
-
-
-class Visit:
-    """One person's window; collects what the browser complains about."""
-
-    def __init__(self, context: BrowserContext, url: str) -> None:
-        context.set_default_timeout(PATIENCE_MILLISECONDS)
-        self.context = context
-        self.url = url
-        self.page: Page = context.new_page()
-        self.complaints: list[str] = []
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-
-    def go(self, path: str) -> None:
-        self.page.goto(self.url + path)
-
-    def log_in(self, name: str) -> "Visit":
-        self.go("/login")
-        self.page.get_by_label("Name").fill(name)
-        self.page.get_by_label("Password", exact=True).fill(PASSWORD)
-        self.page.get_by_role("button", name="Log in").click()
-        self.page.wait_for_url(self.url + "/")
-        return self
-
-    def say(self, words: str) -> None:
-        self.page.get_by_label("Your message").fill(words)
-        self.page.keyboard.press("Enter")
-
-
-@contextmanager
-def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
-    context = browser.new_context(
-        viewport={"width": width, "height": 820},
-        color_scheme="dark" if scheme == "dark" else "light",
-        permissions=["clipboard-read", "clipboard-write"],
-    )
-    expect.set_options(timeout=PATIENCE_MILLISECONDS)
-    try:
-        yield Visit(context, url)
-    finally:
-        context.close()
 
 
 def everywhere(page: Page, name: str) -> None:
