@@ -53,6 +53,10 @@ BACKEND = BackendPlugin("slow", Config, open_slow)
 """
 
 
+# In the background of a script SIGINT is ignored, and what is started there inherits it; a shell at a terminal has it.
+AT_A_TERMINAL = ["env", "--default-signal=INT,QUIT"]
+
+
 class Terminal:
     """A program on a pseudo-terminal. `screen` is everything it has written."""
 
@@ -60,7 +64,7 @@ class Terminal:
         self.screen = ""
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*COVEY, *arguments],
+            [*AT_A_TERMINAL, *COVEY, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -83,9 +87,12 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def end(self) -> int:
-        """The exit code."""
+        """The exit code; killed where it does not end by itself."""
+        deadline = time.monotonic() + ANSWER_SECONDS
         while self._read():
-            pass
+            if time.monotonic() > deadline:
+                self.process.kill()
+                pytest.fail(f"it does not end:\n{self.screen}")
         os.close(self._master)
         return self.process.wait(ANSWER_SECONDS)
 
