@@ -88,6 +88,13 @@ def test_the_default_model_is_known_by_its_aliases() -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_source_of_ones_own_is_called_after_its_file() -> None:
+    entry = entry_for("hf:someone/models/quantised/tiny-q4.gguf")
+    assert entry.name == "tiny-q4"
+    assert str(entry.source) == "hf:someone/models/quantised/tiny-q4.gguf"
+    assert entry.sha256 == ""
+
+
 def test_an_unknown_name_says_what_there_is() -> None:
     with pytest.raises(CallError, match=DEFAULT_MODEL) as caught:
         entry_for("llama3.2:1b")
