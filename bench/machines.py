@@ -1,6 +1,6 @@
 """What a call between two processes costs over libp2p, beside the same session over a bare TCP connection, in one run.
 
-    python bench/machines.py [--seconds 2.0] [--rounds 3]
+    python -m bench.machines [--seconds 2] [--rounds 3]
 
 Ratios within one run mean something; absolute figures are this machine's. The two ways take turns, round after round,
 and the best round of each counts: what disturbs the machine disturbs both.
@@ -12,13 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import msgspec
 import trio
 
+from bench.figure import Figure, show
 from covey.bus.background import open_background
 from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import EVERY_PARTY, Caller
@@ -38,6 +39,9 @@ FAR = NodeIdentity(b"f" * 32)
 IN_FLIGHT = 64
 STREAMS = 100
 STALLED = 20
+ROUNDS = 3
+RATIO_MIN = 0.75
+"""Of the calls a second over bare TCP."""
 
 
 class Figures(msgspec.Struct):
@@ -172,7 +176,7 @@ def best(rounds: list[Figures]) -> Figures:
     )  # fmt: skip
 
 
-async def compare(addresses: tuple[str, ...], port: int, seconds: float, rounds: int) -> None:
+async def compare(addresses: tuple[str, ...], port: int, seconds: float, rounds: int) -> tuple[Figures, Figures]:
     libp2p: list[Figures] = []
     tcp: list[Figures] = []
     async with open_libp2p(NEAR, listen=[], is_member=lambda _: True, on_rpc=nobody, on_join=nobody) as host:
@@ -180,40 +184,39 @@ async def compare(addresses: tuple[str, ...], port: int, seconds: float, rounds:
             tcp.append(await measure(await trio.open_tcp_stream("127.0.0.1", port), seconds))
             stream, _ = await host.dial(FAR.peer_id, addresses)
             libp2p.append(await measure(stream, seconds))
-    show(best(libp2p), best(tcp))
+    return best(libp2p), best(tcp)
 
 
-def main(seconds: float, rounds: int) -> None:
-    process = subprocess.Popen([sys.executable, __file__, "--far"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def run(seconds: float, rounds: int = ROUNDS) -> Iterable[Figure]:
+    """See `bench.figure`. `seconds`: for each figure of a round."""
+    command = [sys.executable, "-m", "bench.machines", "--far"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         addresses, port = msgspec.json.decode(process.stdout.readline(), type=tuple[tuple[str, ...], int])
-        trio.run(compare, addresses, port, seconds, rounds)
+        libp2p, tcp = trio.run(compare, addresses, port, seconds, rounds)
     finally:
         process.kill()
-        process.wait()
-
-
-def show(libp2p: Figures, tcp: Figures) -> None:
-    ratio = libp2p.calls_per_second / tcp.calls_per_second
-    print(f"{'':28}{'libp2p':>12}{'raw TCP':>12}   goal")
-    for name, field, goal, met in (
-        ("unary p50, ms", "unary_p50_ms", "<= 0.6", libp2p.unary_p50_ms <= 0.6),
-        (f"calls/s, {IN_FLIGHT} in flight", "calls_per_second", f">= 0.75 of TCP ({ratio:.2f})", ratio >= 0.75),
-        (f"tokens/s, {STREAMS} streams", "tokens_per_second", ">= 150,000", libp2p.tokens_per_second >= 150_000),
-        (f"p99 with {STALLED} stalled, ms", "stalled_p99_ms", "<= 5", libp2p.stalled_p99_ms <= 5),
-    ):
-        value, baseline = float(getattr(libp2p, field)), float(getattr(tcp, field))
-        print(f"{name:28}{value:12,.2f}{baseline:12,.2f}   {goal}{'' if met else '   MISSED'}")
+        process.communicate()
+    name = "bare TCP"
+    yield Figure("unary p50", libp2p.unary_p50_ms, "ms", tcp.unary_p50_ms, name, goal_max=0.6)
+    yield Figure(
+        f"calls, {IN_FLIGHT} in flight", libp2p.calls_per_second, "/s", tcp.calls_per_second, name,
+        goal_min=round(RATIO_MIN * tcp.calls_per_second),
+    )  # fmt: skip
+    yield Figure(
+        f"tokens, {STREAMS} streams", libp2p.tokens_per_second, "/s", tcp.tokens_per_second, name, goal_min=150_000
+    )
+    yield Figure(f"p99 with {STALLED} stalled", libp2p.stalled_p99_ms, "ms", tcp.stalled_p99_ms, name, goal_max=5)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure of a round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--far", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.far:
         trio.run(far_side)
     else:
-        main(arguments.seconds, arguments.rounds)
+        show("machines", run(arguments.seconds, arguments.rounds))

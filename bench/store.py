@@ -1,30 +1,37 @@
 """The store beside raw LevelDB: durable writes, the key check, catch-up, and what keys cost on disk and in memory.
 
-`python -m bench.store [--seconds 2] [--keys 20000]`. Every figure is for this machine, as busy as it is.
+    python -m bench.store [--seconds 2] [--keys 20000]
+
+Every figure is for this machine, as busy as it is.
 """
 
 import argparse
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from statistics import median
 
 import plyvel
 import trio
 
+from bench.figure import Figure, show
 from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import KeyCreate
 from covey.store.checking import check_reader
 from covey.store.feeds import Feeds, open_feeds
-from covey.store.identity import Identity
+from covey.store.identity import Identity, verify
 from covey.store.leveldb import open_leveldb
 from covey.store.rows import KeyRow
+from covey.store.view import row_key
 from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import Metrics
 
 WRITERS = 64
+KEYS = 20_000
+CHECKS = 20_000
+PER_KEYS = 100_000
 
 
 class WallClock:
@@ -74,8 +81,8 @@ async def rate(work: Callable[[int], Awaitable[object]], writers: int, seconds: 
     return len(took) / (time.perf_counter() - started), median(took)
 
 
-async def durable_writes(store: Store, feeds: Feeds, folder: Path, seconds: float) -> None:
-    value = os.urandom(1100)
+async def durable_writes(store: Store, feeds: Feeds, folder: Path, seconds: float) -> list[Figure]:
+    value, figures = os.urandom(1100), list[Figure]()
 
     async def put(number: int) -> None:
         await store.commit(lambda _: ([(b"l/bench/%016d" % number, value)], None))
@@ -85,27 +92,49 @@ async def durable_writes(store: Store, feeds: Feeds, folder: Path, seconds: floa
 
     for writers in (1, WRITERS):
         raw = await trio.to_thread.run_sync(raw_puts, folder, seconds, writers)
-        puts, put_seconds = await rate(put, writers, seconds)
-        appends, append_seconds = await rate(append, writers, seconds)
-        print(f"{writers} writer{'s' * (writers > 1)}, durable:")
-        print(f"  raw plyvel, {writers} a batch {raw:10,.0f}/s")
-        for name, per_second, p50 in (("store.commit", puts, put_seconds), ("feeds.append", appends, append_seconds)):
-            print(f"  {name:21} {per_second:10,.0f}/s  {per_second / raw:5.2f} of raw, p50 {p50 * 1e6:,.0f} µs")
+        by, baseline = f"{writers} writer{'s' * (writers > 1)}", f"raw plyvel, {writers} a batch"
+        for name, work in (("store.commit", put), ("feeds.append", append)):
+            per_second, p50_seconds = await rate(work, writers, seconds)
+            figures.append(Figure(f"{name}, durable, {by}", per_second, "/s", raw, baseline))
+            figures.append(Figure(f"{name}, durable, {by}, p50", p50_seconds * 1e6, "µs"))
+    return figures
 
 
-def key_checks(feeds: Feeds, keys: int) -> None:
-    names = [f"{number * 7919 % keys:012d}" for number in range(20_000)]
+def microseconds(check: Callable[[int], object]) -> float:
+    """Of one check, over many keys in no order."""
     started = time.perf_counter()
-    for name in names:
-        feeds.view.get(KeyRow, name)
-    print(f"key check from the view: {(time.perf_counter() - started) / len(names) * 1e6:.1f} µs")
+    for number in range(CHECKS):
+        check(number * 7919)
+    return (time.perf_counter() - started) / CHECKS * 1e6
+
+
+def key_checks(store: Store, feeds: Feeds, keys: int) -> Figure:
+    """Reading a key's row, beside reading its bytes."""
+    rows = [feeds.view.get(KeyRow, f"{number:012d}") for number in range(keys)]
+    names = [row.id for row in rows if row is not None]
+    places = [row_key(row) for row in rows if row is not None]
+    assert len(names) == keys
+    bare = microseconds(lambda number: store.reader.get(places[number % keys]))
+    checked = microseconds(lambda number: feeds.view.get(KeyRow, names[number % keys]))
+    return Figure("key check from the view", checked, "µs", bare, "a bare read")
+
+
+def signature_checks(seconds: float) -> float:
+    """A second, on one core."""
+    identity, payload, count = Identity.generate(), os.urandom(300), 0
+    signature = identity.sign("bench", payload)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        assert verify(identity.peer_id, "bench", payload, signature)
+        count += 1
+    return count / (time.perf_counter() - started)
 
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def fill(folder: Path, keys: int) -> None:
+async def fill(folder: Path, keys: int, seconds: float) -> list[Figure]:
     before = resident_bytes()
     async with (
         open_store(open_leveldb(folder), Metrics()) as store,
@@ -119,33 +148,42 @@ async def fill(folder: Path, keys: int) -> None:
         async with trio.open_nursery() as nursery:
             for lane in range(WRITERS):
                 nursery.start_soon(fill_lane, lane)
-        key_checks(feeds, keys)
         grown = resident_bytes() - before
         disk = sum(path.stat().st_size for path in (folder / "store").iterdir())
-        disk_mb, memory_mb = disk / keys / 10, grown / keys / 10
-        print(f"per 100,000 keys: {disk_mb:.0f} MB on disk, {memory_mb:.0f} MB resident (from {keys:,})")
+        stored = sum(len(key) + len(value) for key, value in store.reader.scan(b""))
+        checks = key_checks(store, feeds, keys)
         started = time.perf_counter()
         report = await trio.to_thread.run_sync(check_reader, store.reader)
+        verified = report.entries / (time.perf_counter() - started)
         assert not report.problems, report.problems
-        print(
-            f"verified and applied anew: {report.entries / (time.perf_counter() - started):,.0f} entries/s on one core"
-        )
+    per = PER_KEYS / keys / 1e6
+    return [
+        checks,
+        Figure(f"on disk, per {PER_KEYS:,} keys", disk * per, "MB", stored * per, "its keys and values"),
+        Figure(f"in memory, per {PER_KEYS:,} keys", grown * per, "MB"),
+        Figure("verified and applied anew, on one core", verified, "/s", signature_checks(seconds), "signature checks"),
+    ]
 
 
-async def main(seconds: float, keys: int) -> None:
+async def measure(seconds: float, keys: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with (
             open_store(open_leveldb(folder / "data"), Metrics()) as store,
             open_feeds(store, Identity.generate(), WallClock(), node_name="bench", found=True) as feeds,
         ):
-            await durable_writes(store, feeds, folder, seconds)
-        await fill(folder / "keys", keys)
+            writes = await durable_writes(store, feeds, folder, seconds)
+        return [*writes, *await fill(folder / "keys", keys, seconds)]
+
+
+def run(seconds: float, keys: int = KEYS) -> Iterable[Figure]:
+    """See `bench.figure`."""
+    return trio.run(measure, seconds, keys)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each figure is measured")
-    parser.add_argument("--keys", type=int, default=20_000, help="how many keys to fill a store with")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
+    parser.add_argument("--keys", type=int, default=KEYS, help="how many keys to fill a store with")
     arguments = parser.parse_args()
-    trio.run(main, arguments.seconds, arguments.keys)
+    show("store", run(arguments.seconds, arguments.keys))
