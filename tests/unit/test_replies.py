@@ -9,8 +9,7 @@ from covey.errors import CallError
 
 
 async def test_silence_is_measured_over_interrupted_waits(autojump_clock: trio.testing.MockClock) -> None:
-    send, receive = trio.open_memory_channel[ChatDelta](8)
-    replies: Replies[ChatDelta] = Replies(receive, CHAT)
+    replies = Replies(CHAT)
     began = trio.current_time()
 
     async def until_it_ends() -> None:
@@ -18,19 +17,17 @@ async def test_silence_is_measured_over_interrupted_waits(autojump_clock: trio.t
             with trio.move_on_after(10):
                 await replies.batch()
 
-    with send, pytest.raises(CallError) as caught:
+    with pytest.raises(CallError) as caught:
         await until_it_ends()
     assert (caught.value.code, caught.value.reason) == ("deadline", "idle")
     assert trio.current_time() - began == pytest.approx(CHAT.idle_seconds)
 
 
 async def test_each_reply_starts_the_wait_anew(autojump_clock: trio.testing.MockClock) -> None:
-    send, receive = trio.open_memory_channel[ChatDelta](8)
-    replies: Replies[ChatDelta] = Replies(receive, CHAT)
-    with send:
-        for _ in range(5):
-            with trio.move_on_after(CHAT.idle_seconds - 10):
-                await replies.batch()
-            send.send_nowait(ChatDelta("x"))
-            assert len(await replies.batch()) == 1
-            await trio.sleep(CHAT.idle_seconds * 2)  # a slow reader is not a silent stream
+    replies = Replies(CHAT)
+    for _ in range(5):
+        with trio.move_on_after(CHAT.idle_seconds - 10):
+            await replies.batch()
+        replies.put(ChatDelta("x"))
+        assert len(await replies.batch()) == 1
+        await trio.sleep(CHAT.idle_seconds * 2)  # a slow reader is not a silent stream

@@ -9,16 +9,17 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol, Self, cast
 
 import trio
 
 from covey.bus.background import open_background
 from covey.bus.caller import EVERY_PARTY, Caller, check
-from covey.bus.credit import STREAM_ITEMS_MAX
 from covey.bus.directory import Directory
-from covey.bus.replies import CANCEL_SECONDS_MAX, Emit, Replies
-from covey.bus.serving import Served, not_served, run_stream, run_unary
+from covey.bus.local import CountedStream, LocalStream
+from covey.bus.replies import Emit, Replies
+from covey.bus.serving import Served, not_served, run_unary
 from covey.contracts.method import Party, Req, Res, Streaming, Unary
 from covey.errors import CallError
 from covey.telemetry.logs import current_request_id
@@ -186,30 +187,21 @@ class Bus:
         finally:
             self._metrics.bus_call(method.name, outcome)
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, stamp: Party, method: Streaming[Req, Res], request: Req, to: PeerId | None, timeout_seconds: float | None
-    ) -> AsyncGenerator[Replies[Res], None]:
+    ) -> AbstractAsyncContextManager[Replies[Res]]:
         """See `BusHandle.stream`."""
-        outcome = "ok"
-        try:
-            served = self._served.get(method.name) if to is None or to == self.me else None
-            if served is None:
-                route = self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds)
-            else:
-                route = self._stream_here(
-                    served, Caller(self.me, stamp, current_request_id()), request, timeout_seconds
-                )
-            async with route as replies:
-                yield replies
-        except CallError as error:
-            outcome = error.code
-            raise
-        except BaseException:
-            outcome = "cancelled"
-            raise
-        finally:
-            self._metrics.bus_call(method.name, outcome)
+        find = partial(self._find_stream, stamp, method, request, to, timeout_seconds)
+        return CountedStream(method.name, find, self._metrics)
+
+    def _find_stream(
+        self, stamp: Party, method: Streaming[Req, Res], request: Req, to: PeerId | None, timeout_seconds: float | None
+    ) -> AbstractAsyncContextManager[Replies[Res]]:
+        served = self._served.get(method.name) if to is None or to == self.me else None
+        if served is None:
+            return self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds)
+        caller = Caller(self.me, stamp, current_request_id())
+        return LocalStream(served, caller, request, timeout_seconds, self._nursery)
 
     async def _call_far(
         self, method: Unary[Req, Res], request: Req, stamp: Party, to: PeerId | None, timeout_seconds: float
@@ -224,51 +216,6 @@ class Bus:
                 if error.code != "unreachable" and not (error.code == "peer_lost" and method.idempotent):
                     raise
         return await routes[-1].call(method, request, stamp, deadline - trio.current_time())
-
-    @asynccontextmanager
-    async def _stream_here(
-        self, served: Served[Req, Res], caller: Caller, request: Req, timeout_seconds: float | None
-    ) -> AsyncGenerator[Replies[Res], None]:
-        stopping = CallError("draining", "This node is stopping.")
-        if self._nursery is None:
-            raise stopping
-        method = cast("Streaming[Req, Res]", served.method)
-        send, receive = trio.open_memory_channel[Res](STREAM_ITEMS_MAX)
-        replies = Replies(receive, method, timeout_seconds)
-        scope, done = trio.CancelScope(), trio.Event()
-
-        async def emit(item: Res) -> None:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            try:
-                send.send_nowait(item)  # most have room: no trip through the scheduler
-            except trio.WouldBlock:
-                await send.send(item)
-
-        async def produce() -> None:
-            failure: CallError | None = stopping  # what a reader learns whose handler ended with the bus, unfinished
-            try:
-                with scope:
-                    check(method.name, caller.stamp, EVERY_PARTY, method.access)
-                    await run_stream(served, caller, request, emit, timeout_seconds)
-                    failure = None
-            except CallError as error:
-                failure = error
-            finally:
-                replies.failure = failure
-                send.close()  # after the failure is in place: the reader sees it in order
-                done.set()
-
-        self._nursery.start_soon(produce, name=f"serve {method.name}")
-        try:
-            yield replies
-        finally:
-            if not done.is_set():  # mostly it is: a stream that was read to its end
-                scope.cancel()
-                with trio.move_on_after(CANCEL_SECONDS_MAX, shield=True) as patience:
-                    await done.wait()
-                if patience.cancelled_caught:
-                    log.error("The handler of %s ignores its cancellation.", method.name)
-            receive.close()
 
     def _routes(self, method: str, to: PeerId | None) -> list[Link]:
         """The links that a call may take, best first, at least one; or `unreachable`."""

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol
 import msgspec
 import trio
 
-from covey.bus.credit import STREAM_ITEMS_MAX, Window
+from covey.bus.credit import Window
 from covey.bus.replies import Replies
 from covey.contracts.method import Res, Streaming, Unary
 from covey.errors import CallError
@@ -79,8 +79,7 @@ class StreamCall(Generic[Res]):
         self._method = method
         self._acknowledge = acknowledge
         self._window = Window()
-        self._send, self._receive = trio.open_memory_channel[Res](STREAM_ITEMS_MAX)
-        self.replies = Replies(self._receive, method, timeout_seconds, self._took)
+        self.replies = Replies(method, timeout_seconds, self._took)
         self.ended = trio.Event()
         """The peer's handler is over."""
         self._left = False
@@ -91,31 +90,27 @@ class StreamCall(Generic[Res]):
             return  # it was under way when this side lost interest
         self._window.arrived(len(payload))
         try:
-            self._send.send_nowait(msgspec.msgpack.decode(payload, type=self._method.response))
+            item = msgspec.msgpack.decode(payload, type=self._method.response)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._finish(misunderstood(self._method.name, error))
+            self.replies.end(misunderstood(self._method.name, error))
+        else:
+            self.replies.put(item)
 
     def end(self, payload: bytes) -> None:
         """No more replies."""
         wrong = CallError("protocol", f"The peer answers {self._method.name} at once: upgrade the older node.")
-        self._finish(wrong if payload and not self._left else None)
+        self.replies.end(wrong if payload and not self._left else None)
         self.ended.set()
 
     def fail(self, error: CallError) -> None:
         """No more replies, and this is why."""
-        self._finish(error)
+        self.replies.end(error)
         self.ended.set()
 
     def leave(self) -> None:
         """The reader is gone."""
         self._left = True
-        self._send.close()
-        self._receive.close()
-
-    def _finish(self, failure: CallError | None) -> None:
-        if self.replies.failure is None:
-            self.replies.failure = failure
-        self._send.close()
+        self.replies.leave()
 
     def _took(self, count: int) -> None:
         if grant := self._window.took(count):

@@ -1,11 +1,13 @@
 """What a stream yields, near or far."""
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 import trio
 
+from covey.bus.credit import STREAM_ITEMS_MAX
 from covey.contracts.method import Streaming
 from covey.errors import CallError
 
@@ -20,8 +22,10 @@ CANCEL_SECONDS_MAX = 5.0
 class Replies(Generic[Item]):
     """An asynchronous iterator over replies; a failure surfaces here, in order.
 
+    Whoever opened the stream fills it: `put`, or `put_when_room`, and at last `end`. A channel of trio's would do the
+    same at thrice the price, and a reader could not take all that waits at once.
+
     Args:
-        channel: where the replies arrive; closed by whoever opened the stream.
         method: whose `idle_seconds` is the longest wait for the next reply, then `deadline`.
         timeout_seconds: for the whole stream, from now; `None`: for as long as it takes.
         taken: told how many replies the reader has taken, so that a link can grant new credits.
@@ -29,52 +33,37 @@ class Replies(Generic[Item]):
 
     def __init__(
         self,
-        channel: trio.MemoryReceiveChannel[Item],
         method: Streaming[Any, Item],
         timeout_seconds: float | None = None,
         taken: Callable[[int], None] | None = None,
     ) -> None:
-        self._channel = channel
         self._method = method
         self._timeout_seconds = timeout_seconds
-        self._deadline = float("inf") if timeout_seconds is None else trio.current_time() + timeout_seconds
+        self.deadline = float("inf") if timeout_seconds is None else trio.current_time() + max(timeout_seconds, 0)
+        """Of the whole stream, on trio's clock."""
         self._taken = taken
         self._waiting_since: float | None = None
+        self._items: deque[Item] = deque()
+        self._ended = self._left = False
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
         self.failure: CallError | None = None
-        """How the stream ended, set before its channel is closed; `None`: well."""
+        """How the stream ended; `None`: well."""
+
+    # The reader's side
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Item:
-        try:
-            # Replies that wait are handed out without a trip through the scheduler. A reader cannot hog it: its
-            # producer gets no turn meanwhile, so that only so many are waiting.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            try:
-                item = self._channel.receive_nowait()
-            except trio.WouldBlock:
-                item = await self._wait()
-        except trio.EndOfChannel:
-            if self.failure is not None:
-                raise self.failure from None
-            raise StopAsyncIteration from None
-        self._waiting_since = None
-        if self._taken is not None:
-            self._taken(1)
+        # Replies that wait are handed out without a trip through the scheduler. A reader cannot hog it: its
+        # producer gets no turn meanwhile, so that only so many are waiting.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._items and not await self._wait():
+            raise StopAsyncIteration
+        item = self._items.popleft()
+        self._took(1)
         return item
-
-    async def _wait(self) -> Item:
-        if self._waiting_since is None:
-            self._waiting_since = trio.current_time()
-        # From the first wait: a reader that gives up now and then, to say it is still there, does not start it anew.
-        latest = self._waiting_since + self._method.idle_seconds
-        with trio.CancelScope(deadline=min(latest, self._deadline)):
-            return await self._channel.receive()
-        if self._timeout_seconds is not None and self._deadline <= latest:
-            raise too_slow(self._method.name, self._timeout_seconds)
-        seconds = self._method.idle_seconds
-        raise CallError("deadline", f"{self._method.name} sent nothing for {seconds:g} s.", reason="idle")
 
     async def batch(self) -> list[Item]:
         """The next reply and all that wait behind it, so that a writer can send them in one write; [] at the end.
@@ -82,18 +71,75 @@ class Replies(Generic[Item]):
         Raises:
             CallError: the stream's failure, once every reply before it was handed out.
         """
-        try:
-            items = [await anext(self)]
-        except StopAsyncIteration:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._items and not await self._wait():
             return []
-        while True:
-            try:
-                items.append(self._channel.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        if self._taken is not None and len(items) > 1:
-            self._taken(len(items) - 1)
+        items = list(self._items)
+        self._items.clear()
+        self._took(len(items))
         return items
+
+    async def _wait(self) -> bool:
+        """Until there is a reply, or, then false, the stream has ended well."""
+        if not self._ended:
+            if self._waiting_since is None:
+                self._waiting_since = trio.current_time()
+            # From the first wait: a reader that gives up now and then, to say it is still there, starts no new one.
+            latest = self._waiting_since + self._method.idle_seconds
+            with trio.CancelScope(deadline=min(latest, self.deadline)):
+                while not self._items and not self._ended:
+                    await self._arrival.park()
+            if not self._items and not self._ended:
+                if self._timeout_seconds is not None and self.deadline <= latest:
+                    raise too_slow(self._method.name, self._timeout_seconds)
+                seconds = self._method.idle_seconds
+                raise CallError("deadline", f"{self._method.name} sent nothing for {seconds:g} s.", reason="idle")
+        if not self._items and self.failure is not None:
+            raise self.failure
+        return bool(self._items)
+
+    def _took(self, count: int) -> None:
+        self._waiting_since = None
+        if self._room:
+            self._room.unpark_all()
+        if self._taken is not None:
+            self._taken(count)
+
+    # The side of whoever opened the stream
+
+    def put(self, item: Item) -> None:
+        """Hand over a reply."""
+        self._items.append(item)
+        if self._arrival:
+            self._arrival.unpark_all()
+
+    async def put_when_room(self, item: Item) -> None:
+        """Hand over a reply once fewer than `STREAM_ITEMS_MAX` are unread. Cancelled, it handed over nothing.
+
+        Raises:
+            trio.BrokenResourceError: the reader has left.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while len(self._items) >= STREAM_ITEMS_MAX and not self._left:
+            await self._room.park()
+        if self._left:
+            raise trio.BrokenResourceError
+        self._items.append(item)
+        if self._arrival:
+            self._arrival.unpark_all()
+
+    def end(self, failure: CallError | None = None) -> None:
+        """No more replies, and why: what the reader learns behind the last one. Only the first end counts."""
+        if not self._ended:
+            self._ended = True
+            self.failure = failure
+            self._arrival.unpark_all()
+
+    def leave(self) -> None:
+        """The reader is gone."""
+        self._left = True
+        self._items.clear()
+        self._room.unpark_all()
 
 
 def too_slow(method: str, seconds: float) -> CallError:
