@@ -4,7 +4,8 @@ Source: the ASGI specification 3.0, HTTP sub-specification 2.4.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Any
 
 import trio
@@ -22,6 +23,8 @@ Headers = list[tuple[bytes, bytes]]
 
 ON_GONE = "covey.on_gone"
 """An extension of the scope: a function that takes what to call, once, when the client hangs up."""
+RECEIVED = "covey.received"
+"""An extension of the scope: a function that gives the next message, if it has come already, else `None`."""
 
 
 class ClientGone(Exception):
@@ -42,28 +45,42 @@ def header_values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
-async def read_body(receive: Receive, *, body_bytes_max: int, body_seconds_max: float) -> bytes:
+async def read_body(
+    receive: Receive, *, body_bytes_max: int, body_seconds_max: float, scope: Scope | None = None
+) -> bytes:
     """The whole request body.
+
+    Args:
+        receive: of the request.
+        body_bytes_max: its limit.
+        body_seconds_max: how long it may take to arrive, from now.
+        scope: the request's, so that what has arrived already is taken without a wait (`RECEIVED`).
 
     Raises:
         CallError: `too_large` as soon as the limit is passed; `deadline` (`reason` `slow_body`) for a slow sender.
         ClientGone: the client left before the end.
     """
+    received: Callable[[], Message | None] = (scope or {}).get("extensions", {}).get(RECEIVED, _nothing)
+    deadline = trio.current_time() + body_seconds_max
     pieces: list[bytes] = []
     size = 0
-    with trio.move_on_after(body_seconds_max):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece: bytes = message.get("body", b"")
-            size += len(piece)
-            if size > body_bytes_max:
-                raise CallError("too_large", f"The request body is larger than {body_bytes_max} bytes.")
-            pieces.append(piece)
-            if not message.get("more_body", False):
-                return b"".join(pieces)
-    raise CallError("deadline", f"The request body did not arrive within {body_seconds_max:g} s.", reason="slow_body")
+    while True:
+        message = received()
+        if message is None:
+            with trio.CancelScope(deadline=deadline):
+                message = await receive()
+        if message is None:
+            seconds = body_seconds_max
+            raise CallError("deadline", f"The request body did not arrive within {seconds:g} s.", reason="slow_body")
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > body_bytes_max:
+            raise CallError("too_large", f"The request body is larger than {body_bytes_max} bytes.")
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 async def until_gone(receive: Receive) -> None:
@@ -72,20 +89,35 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-@asynccontextmanager
-async def leaving_with_client(scope: Scope, receive: Receive) -> AsyncGenerator[None, None]:
+def leaving_with_client(scope: Scope, receive: Receive) -> AbstractAsyncContextManager[None]:
     """Cancel the block when the client hangs up, silently. Enter it only after the body was read.
 
     Our listener offers to call back (`ON_GONE`); elsewhere a task waits for `http.disconnect`.
     """
     on_gone: Callable[[Callable[[], None]], None] | None = scope.get("extensions", {}).get(ON_GONE)
-    if on_gone is not None:
-        with trio.CancelScope() as running:
-            on_gone(running.cancel)
-            yield
-            on_gone(_nothing)
-        return
+    return _watching(receive) if on_gone is None else _Told(on_gone)
 
+
+class _Told(AbstractAsyncContextManager[None]):
+    """A class, and no generator: those cost a request as much as all of this."""
+
+    def __init__(self, on_gone: Callable[[Callable[[], None]], None]) -> None:
+        self._on_gone = on_gone
+        self._running = trio.CancelScope()
+
+    async def __aenter__(self) -> None:
+        self._running.__enter__()
+        self._on_gone(self._running.cancel)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._on_gone(_nothing)
+        return self._running.__exit__(kind, error, traceback)
+
+
+@asynccontextmanager
+async def _watching(receive: Receive) -> AsyncGenerator[None, None]:
     async def watch() -> None:
         await until_gone(receive)
         nursery.cancel_scope.cancel()

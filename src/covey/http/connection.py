@@ -19,8 +19,10 @@ It also spares each request two tasks and two locks for the idle timer, and send
 
 import contextlib
 import logging
+import os
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +38,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from covey.errors import leaves
-from covey.http.asgi import ON_GONE, ASGIApp, ClientGone, Message, Scope
+from covey.http.asgi import ON_GONE, RECEIVED, ASGIApp, ClientGone, Message, Scope
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ QUEUED_PIECES_MAX = 10
 UNREAD_BYTES_MAX = 256 * 1024
 UNREAD_SECONDS_MAX = 0.25
 """How much of an unread body is read before an early answer, so that the connection can be kept."""
+WRITES_AT_ONCE = 8
+"""How many writes that need not wait follow each other before the other tasks have a turn."""
 LINGER_SECONDS = 2.0
 """How long a closing connection throws away what its client still sends."""
 
@@ -98,6 +102,7 @@ class Connection:
         self._is_cut = False
         self._is_idle = True
         self._is_lingering = False
+        self._writes = 0
         self._reading = trio.CancelScope(deadline=trio.current_time() + terms.keep_alive_seconds)
 
     async def run(self) -> None:
@@ -138,12 +143,25 @@ class Connection:
     async def _read(self) -> None:
         with self._reading, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while True:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
+                data = await self._receive()
                 if not self._is_lingering:
-                    await self._protocol.handle(RawData(bytes(data)))
+                    await self._protocol.handle(RawData(data))
                 if not data:
                     break
         await self._protocol.handle(Closed())
+
+    async def _receive(self) -> bytes:
+        # Clients answer no sooner than they are answered, so that trio's first attempt to read is nearly always one
+        # in vain; this waits first.
+        while self._stream.socket.fileno() >= 0:
+            await trio.lowlevel.wait_readable(self._stream.socket)
+            try:
+                return os.read(self._stream.socket.fileno(), RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        raise trio.ClosedResourceError
 
     async def _protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -168,6 +186,15 @@ class Connection:
             await self._protocol.handle(Closed())
 
     async def _write(self, data: bytes) -> None:
+        if not self._is_cut and not self._sending.locked():
+            data = self._write_at_once(data)
+            if not data:
+                # Without a wait, so that an answer costs no round of the scheduler; not so often that one connection,
+                # whose application writes and writes, could keep the others waiting.
+                self._writes = (self._writes + 1) % WRITES_AT_ONCE
+                if not self._writes:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return
         # Shielded, the wait for the lock too: there is no other point in the final send where a cancellation could
         # strike, and leave the connection neither idle nor closed. Bounded by the deadline, and by `cut`.
         deadline = trio.current_time() + self._terms.write_seconds_max
@@ -189,6 +216,13 @@ class Connection:
         if scope.cancelled_caught:
             self._close()
             await self._protocol.handle(Closed())
+
+    def _write_at_once(self, data: bytes) -> bytes:
+        """Write what the kernel takes; the rest is returned, and so is all of it where `send_all` will say why not."""
+        try:
+            return data[os.write(self._stream.socket.fileno(), data) :]
+        except OSError:
+            return data
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):
@@ -288,7 +322,9 @@ class _Exchange:
         self._scope = scope
         self._connection = connection
         self._send = send
-        self._put, self._take = trio.open_memory_channel[Message](QUEUED_PIECES_MAX)
+        self._pieces: deque[Message] = deque()
+        self._put_all = False  # no more of the body comes, or its client has gone
+        self._changed = trio.lowlevel.ParkingLot()
         self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
         self._unread = self._length not in (None, b"0") or any(
             name == b"transfer-encoding" for name, _ in scope["headers"]
@@ -297,7 +333,8 @@ class _Exchange:
         self._over = False  # the last message was sent
         self._gone = False
         self._call_when_gone: Callable[[], None] | None = None
-        scope.setdefault("extensions", {})[ON_GONE] = self._on_gone
+        extensions = scope.setdefault("extensions", {})
+        extensions[ON_GONE], extensions[RECEIVED] = self._on_gone, self._received
 
     async def run(self, app: ASGIApp) -> None:
         try:
@@ -313,26 +350,31 @@ class _Exchange:
             self._gone = not self._over
             if self._gone and self._call_when_gone is not None:
                 self._call_when_gone()
-            self._put.close()  # never waits behind a body that nobody reads
+            self._put_all = True  # never waits behind a body that nobody reads
+            self._changed.unpark_all()
             return
-        with contextlib.suppress(trio.ClosedResourceError):
-            try:
-                self._put.send_nowait(message)
-            except trio.WouldBlock:
-                await self._put.send(message)
+        while len(self._pieces) >= QUEUED_PIECES_MAX and not self._put_all:
+            await self._changed.park()
+        if not self._put_all:
+            self._pieces.append(message)
+            self._changed.unpark_all()
 
     async def receive(self) -> Message:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._receiving += 1
         try:
-            try:
-                message = self._take.receive_nowait()
-            except trio.WouldBlock:
-                message = await self._take.receive()
-        except trio.EndOfChannel:
-            return {"type": "http.disconnect"}
+            while not self._pieces and not self._put_all:
+                await self._changed.park()
         finally:
             self._receiving -= 1
+        return self._received() or {"type": "http.disconnect"}
+
+    def _received(self) -> Message | None:
+        if not self._pieces:
+            return None
+        message = self._pieces.popleft()
+        if len(self._pieces) == QUEUED_PIECES_MAX - 1:
+            self._changed.unpark_all()
         if not message.get("more_body", False):
             self._unread = False
         return message

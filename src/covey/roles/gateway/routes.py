@@ -168,7 +168,10 @@ class Api:
         if content_type != _JSON:
             raise CallError("invalid", f"Send the body as {_JSON}, not {content_type}.", reason="content_type")
         body = await read_body(
-            exchange.receive, body_bytes_max=self._body_bytes_max, body_seconds_max=self._body_seconds_max
+            exchange.receive,
+            body_bytes_max=self._body_bytes_max,
+            body_seconds_max=self._body_seconds_max,
+            scope=exchange.scope,
         )
         call = openai.parse_chat(body)
         last = b""
