@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 from msgspec.structs import replace
@@ -55,7 +55,7 @@ class Route:
         self._failure: CallError | None = None
         self._peer: PeerId | None = None
         self._replies: Replies[ChatDelta] | None = None
-        self._stack = AsyncExitStack()
+        self._stream: AbstractAsyncContextManager[Replies[ChatDelta]] | None = None
         self._delivered = False
 
     async def batch(self) -> list[ChatDelta]:
@@ -93,22 +93,23 @@ class Route:
         seconds = max(self._deadline - trio.current_time(), 0)
         try:
             stream = self._bus.stream(CHAT, self._request, to=peer, timeout_seconds=seconds)
-            replies = await self._stack.enter_async_context(stream)
+            replies = await stream.__aenter__()  # `leave` leaves it
         except CallError as error:
             if error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
                 raise
             self._failure = error
             return
         self._fleet.started(peer, self._request.model)
-        self._peer, self._replies = peer, replies
+        self._peer, self._stream, self._replies = peer, stream, replies
 
     async def leave(self) -> None:
         """Stop the node that works on it, if one does."""
         if self._peer is not None:
             self._fleet.ended(self._peer, self._request.model)
+        stream, self._stream = self._stream, None
         self._peer = self._replies = None
-        stack, self._stack = self._stack, AsyncExitStack()
-        await stack.aclose()
+        if stream is not None:
+            await stream.__aexit__(None, None, None)
 
 
 class Completion:
@@ -179,6 +180,7 @@ class Completions:
         self._metrics = metrics
         self._in_flight_max = in_flight_max
         self._request_seconds_max = request_seconds_max
+        metrics.in_flight.set_function(lambda: tally.in_flight)
 
     @asynccontextmanager
     async def open(
@@ -200,7 +202,6 @@ class Completions:
             raise CallError("no_capacity", "The gateway is busy; try again soon.", retry_after_seconds=1.0)
         outcome, label, completion = "ok", "unknown", None
         self._tally.in_flight += 1
-        self._metrics.in_flight.set(self._tally.in_flight)
         try:
             model = chat.model or await self._fleet.default_model(identity.models)
             check_model(identity, model)
@@ -224,7 +225,6 @@ class Completions:
             raise
         finally:
             self._tally.in_flight -= 1
-            self._metrics.in_flight.set(self._tally.in_flight)
             self._record(label, route, outcome, completion, started_at)
 
     def _record(self, label: str, route: str, outcome: str, completion: Completion | None, started_at: float) -> None:

@@ -1,11 +1,10 @@
 """The queues at work: one lane per model, waiting on trio what `FairQueue` decides."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import trio
-from prometheus_client import Gauge
 
 from covey.contracts.inference import ModelStatus
 from covey.roles.inference.queue import FairQueue, Ticket, busy
@@ -15,15 +14,13 @@ from covey.telemetry.metrics import Metrics
 @dataclass(slots=True)
 class _Lane:
     queue: FairQueue
-    running: Gauge
-    waiting: Gauge
     starts: dict[Ticket, trio.Event] = field(default_factory=dict[Ticket, trio.Event])
 
     def admit(self, slots: int) -> None:
         for ticket in self.queue.admit(slots, trio.current_time()):
-            self.starts.pop(ticket).set()
-        self.running.set(self.queue.running)
-        self.waiting.set(self.queue.waiting)
+            start = self.starts.pop(ticket, None)
+            if start is not None:
+                start.set()
 
 
 class Lanes:
@@ -41,37 +38,57 @@ class Lanes:
         lane = self._lanes.get(model)
         return lane.queue.running + lane.queue.waiting if lane else 0
 
-    @asynccontextmanager
-    async def turn(self, status: ModelStatus, tenant: str) -> AsyncGenerator[None, None]:
+    def turn(self, status: ModelStatus, tenant: str) -> "Turn":
         """Wait for a slot of the model's engine and hold it for the block.
 
         Raises:
             CallError: `no_capacity`: too many wait already, or it took too long.
         """
-        lane = self._lane(status.name)
         slots = status.slots or self._slots_default
-        ticket = lane.queue.arrive(tenant, slots, trio.current_time())
-        start = lane.starts[ticket] = trio.Event()
-        answered = False
-        try:
-            lane.admit(slots)
-            if not ticket.running:
-                with trio.move_on_after(self._wait_seconds_max):
-                    await start.wait()
-            if not ticket.running:
-                raise busy(lane.queue.expected_wait(tenant, slots), "queue_slow")
-            yield
-            answered = True
-        finally:
-            lane.starts.pop(ticket, None)
-            lane.queue.leave(ticket, trio.current_time(), answered=answered)
-            lane.admit(slots)
+        return Turn(self._lane(status.name), tenant, slots, self._wait_seconds_max)
 
     def _lane(self, model: str) -> _Lane:
         if (lane := self._lanes.get(model)) is None:
-            lane = self._lanes[model] = _Lane(
-                FairQueue(self._length_max, self._wait_seconds_max),
-                self._metrics.engine_running.labels(model),
-                self._metrics.engine_waiting.labels(model),
-            )
+            queue = FairQueue(self._length_max, self._wait_seconds_max)
+            lane = self._lanes[model] = _Lane(queue)
+            self._metrics.engine_running.labels(model).set_function(lambda: queue.running)
+            self._metrics.engine_waiting.labels(model).set_function(lambda: queue.waiting)
         return lane
+
+
+class Turn(AbstractAsyncContextManager[None]):
+    """Made by `Lanes.turn`. No generator: those cost more than all of this."""
+
+    def __init__(self, lane: _Lane, tenant: str, slots: int, wait_seconds_max: float) -> None:
+        self._lane = lane
+        self._tenant = tenant
+        self._slots = slots
+        self._wait_seconds_max = wait_seconds_max
+
+    async def __aenter__(self) -> None:
+        """Wait."""
+        lane, slots = self._lane, self._slots
+        self._ticket = ticket = lane.queue.arrive(self._tenant, slots, trio.current_time())
+        lane.admit(slots)
+        if ticket.running:
+            return
+        start = lane.starts[ticket] = trio.Event()
+        try:
+            with trio.move_on_after(self._wait_seconds_max):
+                await start.wait()
+            if not ticket.running:
+                raise busy(lane.queue.expected_wait(self._tenant, slots), "queue_slow")
+        except BaseException:
+            lane.starts.pop(ticket, None)
+            self._leave(answered=False)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the slot back."""
+        self._leave(answered=error is None)
+
+    def _leave(self, *, answered: bool) -> None:
+        self._lane.queue.leave(self._ticket, trio.current_time(), answered=answered)
+        self._lane.admit(self._slots)

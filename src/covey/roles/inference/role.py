@@ -1,7 +1,7 @@
 """The inference role: serves CHAT, MODELS and PULL_MODEL from the node's back ends."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
@@ -92,12 +92,12 @@ async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) 
     """
     finished = False
 
-    async def watched(delta: ChatDelta) -> None:
+    def watched(delta: ChatDelta) -> Awaitable[None]:  # no coroutine of its own: it is called for every token
         nonlocal finished
         if finished:
             raise CallError("upstream", f"The back end {backend.name} went on after the end of its answer.")
         finished = delta.finish is not None
-        await emit(delta)
+        return emit(delta)
 
     await backend.generate(request, watched)
     if not finished:
