@@ -18,16 +18,14 @@ def test_honest_ends_never_complain_and_never_stall(sizes: list[int], data: st.D
     to_send, unread = deque(sizes), deque[int]()
     taken = 0
     while taken < len(sizes):
-        can_send = bool(to_send) and allowance.permits(to_send[0])
-        assert can_send or unread, "both ends wait for each other"
-        if can_send and (not unread or data.draw(st.booleans())):
+        if to_send and (not unread or data.draw(st.booleans())) and allowance.spend(to_send[0]):
             size = to_send.popleft()
-            allowance.sent(size)
             window.arrived(size)
             unread.append(size)
             assert len(unread) <= STREAM_ITEMS_MAX
             assert sum(unread) <= UNREAD_BYTES_MAX
         else:
+            assert unread, "both ends wait for each other"
             count = data.draw(st.integers(1, len(unread)))
             for _ in range(count):
                 unread.popleft()
@@ -61,6 +59,6 @@ def test_a_sender_of_too_many_bytes_is_found_out() -> None:
 
 def test_a_reader_cannot_take_what_it_never_got() -> None:
     allowance = Allowance()
-    allowance.sent(10)
+    assert allowance.spend(10)
     with pytest.raises(ProtocolError, match="took 2"):
         allowance.acknowledged(2)

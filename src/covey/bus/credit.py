@@ -21,14 +21,13 @@ class Allowance:
         self._sizes: deque[int] = deque()
         self._bytes = 0
 
-    def permits(self, size: int) -> bool:
-        """Whether a reply of `size` bytes may be sent now."""
-        return len(self._sizes) < STREAM_ITEMS_MAX and self._bytes + size <= UNREAD_BYTES_MAX
-
-    def sent(self, size: int) -> None:
-        """A reply was sent."""
+    def spend(self, size: int) -> bool:
+        """Count a reply of `size` bytes as sent, if it may be sent now; whether it may."""
+        if len(self._sizes) >= STREAM_ITEMS_MAX or self._bytes + size > UNREAD_BYTES_MAX:
+            return False
         self._sizes.append(size)
         self._bytes += size
+        return True
 
     def acknowledged(self, count: int) -> None:
         """The reader took `count` replies; `ProtocolError` where it never got that many."""

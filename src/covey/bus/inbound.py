@@ -137,11 +137,12 @@ class Inbound:
     async def _emit(self, inbound: InboundCall, item: msgspec.Struct) -> None:
         payload = msgspec.msgpack.encode(item)
         frame = wire.frame(wire.Type.DATA, inbound.call, payload)
-        while not inbound.allowance.permits(len(payload)):
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not inbound.allowance.spend(len(payload)):  # at once: other tasks of the handler may be emitting, too
             await inbound.more.park()
-        inbound.allowance.sent(len(payload))  # at once: other tasks of the handler may be emitting, too
         try:
-            await self._outbox.put_when_room(frame)
+            if not self._outbox.put_at_once(frame):
+                await self._outbox.put_when_room(frame)
         except OutboxClosed:
             # The session has just ended, and the handler's cancellation is on its way: no bug, and none of its faults.
             await trio.sleep(CANCEL_SECONDS_MAX)

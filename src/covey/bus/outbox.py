@@ -34,6 +34,9 @@ class Outbox:
         self._wake_writer = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._flushed = trio.lowlevel.ParkingLot()
+        self._writer_waits = False
+        self._waiting = 0
+        """For room: parked, or let in and not here yet."""
         self.queued_bytes = 0
 
     def put(self, frame: bytes) -> None:
@@ -47,10 +50,22 @@ class Outbox:
             raise OutboxClosed
         self._frames.append(frame)
         self.queued_bytes += len(frame)
-        if self._wake_writer:
+        if self._writer_waits:
+            self._writer_waits = False
             self._wake_writer.unpark()
         if self.queued_bytes > self._hard_bytes:
             raise OutboxFull
+
+    def put_at_once(self, frame: bytes) -> bool:
+        """Queue a frame if there is room and nobody else waits for that; whether it was queued.
+
+        Raises:
+            OutboxClosed: the session is over.
+        """
+        if self._waiting or self.queued_bytes >= self._soft_bytes:
+            return False
+        self.put(frame)
+        return True
 
     async def put_when_room(self, frame: bytes) -> None:
         """Queue a frame once there is room; first come, first served. Cancelled while it waits, it queued nothing.
@@ -58,12 +73,16 @@ class Outbox:
         Raises:
             OutboxClosed: the session is over.
         """
-        if self.queued_bytes < self._soft_bytes and not self._room:
+        if self.queued_bytes < self._soft_bytes and not self._waiting:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await self._room.park()
-            while self.queued_bytes >= self._soft_bytes and not self._sealed:
+            self._waiting += 1
+            try:
                 await self._room.park()
+                while self.queued_bytes >= self._soft_bytes and not self._sealed:
+                    await self._room.park()
+            finally:
+                self._waiting -= 1
         self.put(frame)
         self._let_in()
 
@@ -78,14 +97,19 @@ class Outbox:
             self._flushed.unpark_all()
             if self._sealed:
                 raise OutboxClosed
+            self._writer_waits = True
             await self._wake_writer.park()
         if self._closed:
             raise OutboxClosed
-        pieces = [self._frames.popleft()]
-        size = len(pieces[0])
-        while self._frames and size + len(self._frames[0]) <= WRITE_BYTES:
-            pieces.append(self._frames.popleft())
-            size += len(pieces[-1])
+        if self.queued_bytes <= WRITE_BYTES:
+            pieces, size = list(self._frames), self.queued_bytes
+            self._frames.clear()
+        else:
+            pieces = [self._frames.popleft()]
+            size = len(pieces[0])
+            while self._frames and size + len(self._frames[0]) <= WRITE_BYTES:
+                pieces.append(self._frames.popleft())
+                size += len(pieces[-1])
         self.queued_bytes -= size
         self._writing = True
         self._let_in()
@@ -112,5 +136,5 @@ class Outbox:
 
     def _let_in(self) -> None:
         # One at a time: the one let in lets in the next. Waking all at once would be for nothing, but for a few.
-        if self._room and self.queued_bytes < self._soft_bytes:
+        if self._waiting and self.queued_bytes < self._soft_bytes:
             self._room.unpark()

@@ -47,6 +47,7 @@ class Replies(Generic[Item]):
         self._ended = self._left = False
         self._arrival = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
+        self._is_awaited = self._is_crowded = False  # whether somebody may be parked in either: cheaper to ask
         self.failure: CallError | None = None
         """How the stream ended; `None`: well."""
 
@@ -88,6 +89,7 @@ class Replies(Generic[Item]):
             latest = self._waiting_since + self._method.idle_seconds
             with trio.CancelScope(deadline=min(latest, self.deadline)):
                 while not self._items and not self._ended:
+                    self._is_awaited = True
                     await self._arrival.park()
             if not self._items and not self._ended:
                 if self._timeout_seconds is not None and self.deadline <= latest:
@@ -100,7 +102,8 @@ class Replies(Generic[Item]):
 
     def _took(self, count: int) -> None:
         self._waiting_since = None
-        if self._room:
+        if self._is_crowded:
+            self._is_crowded = False
             self._room.unpark_all()
         if self._taken is not None:
             self._taken(count)
@@ -110,7 +113,8 @@ class Replies(Generic[Item]):
     def put(self, item: Item) -> None:
         """Hand over a reply."""
         self._items.append(item)
-        if self._arrival:
+        if self._is_awaited:
+            self._is_awaited = False
             self._arrival.unpark_all()
 
     async def put_when_room(self, item: Item) -> None:
@@ -121,12 +125,11 @@ class Replies(Generic[Item]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while len(self._items) >= STREAM_ITEMS_MAX and not self._left:
+            self._is_crowded = True
             await self._room.park()
         if self._left:
             raise trio.BrokenResourceError
-        self._items.append(item)
-        if self._arrival:
-            self._arrival.unpark_all()
+        self.put(item)
 
     def end(self, failure: CallError | None = None) -> None:
         """No more replies, and why: what the reader learns behind the last one. Only the first end counts."""

@@ -172,7 +172,10 @@ class Session(Carrier):
 
     def _on_frame(self, got: wire.Frame, handlers: trio.Nursery) -> None:
         kind = got.type
-        if kind is wire.Type.OPEN:
+        if kind is wire.Type.DATA:
+            if call := self._outbound.get(got.call):
+                call.data(got.payload)
+        elif kind is wire.Type.OPEN:
             if got.call % 2 == self._dialer:
                 raise wire.ProtocolError(f"The peer opened a call with the id {got.call}, which is not its to use.")
             self._inbound.open(got.call, wire.read_open(got), handlers)
@@ -182,8 +185,6 @@ class Session(Carrier):
             self._inbound.acknowledge(got.call, wire.read_credit(got))
         elif (call := self._outbound.get(got.call)) is None:
             pass  # an answer that was under way when this side left the call
-        elif kind is wire.Type.DATA:
-            call.data(got.payload)
         else:
             del self._outbound[got.call]
             if kind is wire.Type.END:
