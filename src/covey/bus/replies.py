@@ -1,5 +1,6 @@
 """What a stream yields, near or far."""
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Self, TypeVar
@@ -39,7 +40,7 @@ class Replies(Generic[Item]):
     ) -> None:
         self._method = method
         self._timeout_seconds = timeout_seconds
-        self.deadline = float("inf") if timeout_seconds is None else trio.current_time() + max(timeout_seconds, 0)
+        self.deadline = math.inf if timeout_seconds is None else trio.current_time() + max(timeout_seconds, 0)
         """Of the whole stream, on trio's clock."""
         self._taken = taken
         self._waiting_since: float | None = None
@@ -60,45 +61,52 @@ class Replies(Generic[Item]):
         # Replies that wait are handed out without a trip through the scheduler. A reader cannot hog it: its
         # producer gets no turn meanwhile, so that only so many are waiting.
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._items and not await self._wait():
-            raise StopAsyncIteration
+        if not self._items:
+            await self._wait(math.inf)
+            if not self._items:
+                raise StopAsyncIteration
         item = self._items.popleft()
         self._took(1)
         return item
 
-    async def batch(self) -> list[Item]:
+    async def batch(self, until: float = math.inf) -> list[Item] | None:
         """The next reply and all that wait behind it, so that a writer can send them in one write; [] at the end.
+
+        Args:
+            until: when to stop waiting, on trio's clock; there is `None` then. A scope around this would do the same,
+                at the price of one more for every reply.
 
         Raises:
             CallError: the stream's failure, once every reply before it was handed out.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._items and not await self._wait():
-            return []
+        if not self._items:
+            await self._wait(until)
+            if not self._items:
+                return [] if self._ended else None
         items = list(self._items)
         self._items.clear()
         self._took(len(items))
         return items
 
-    async def _wait(self) -> bool:
-        """Until there is a reply, or, then false, the stream has ended well."""
+    async def _wait(self, until: float) -> None:
+        """Until there is a reply, or the stream has ended well, or it is too late."""
         if not self._ended:
             if self._waiting_since is None:
                 self._waiting_since = trio.current_time()
             # From the first wait: a reader that gives up now and then, to say it is still there, starts no new one.
             latest = self._waiting_since + self._method.idle_seconds
-            with trio.CancelScope(deadline=min(latest, self.deadline)):
+            with trio.CancelScope(deadline=min(latest, self.deadline, until)):
                 while not self._items and not self._ended:
                     self._is_awaited = True
                     await self._arrival.park()
-            if not self._items and not self._ended:
+            if not self._items and not self._ended and until > min(latest, self.deadline):
                 if self._timeout_seconds is not None and self.deadline <= latest:
                     raise too_slow(self._method.name, self._timeout_seconds)
                 seconds = self._method.idle_seconds
                 raise CallError("deadline", f"{self._method.name} sent nothing for {seconds:g} s.", reason="idle")
         if not self._items and self.failure is not None:
             raise self.failure
-        return bool(self._items)
 
     def _took(self, count: int) -> None:
         self._waiting_since = None

@@ -1,6 +1,7 @@
 """One chat from admission to its last token, for HTTP and the bus alike; usage is recorded once, where it ended."""
 
 import logging
+import math
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -58,18 +59,24 @@ class Route:
         self._stream: AbstractAsyncContextManager[Replies[ChatDelta]] | None = None
         self._delivered = False
 
-    async def batch(self) -> list[ChatDelta]:
-        """The next deltas, all that wait; [] at the end. May be cancelled and called again.
+    async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
+        """The next deltas, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
 
         Raises:
             CallError: the last node's, where no other is left to try.
         """
         while True:
             if self._replies is None:
-                await self._reach()
+                if until == math.inf:
+                    await self._reach()
+                    continue
+                with trio.CancelScope(deadline=until) as waiting:
+                    await self._reach()
+                if waiting.cancelled_caught:
+                    return None
                 continue
             try:
-                deltas = await self._replies.batch()
+                deltas = await self._replies.batch(until)
             except CallError as error:
                 if self._delivered or error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
                     raise
@@ -126,20 +133,20 @@ class Completion:
         self.last_token_at = started_at
         self._route = route
 
-    async def batch(self) -> list[ChatDelta]:
-        """The next deltas, all that wait; [] at the end.
+    async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
+        """The next deltas, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
 
         Raises:
             CallError: the back end's; `upstream` where it ended without saying how; `unauthenticated` where what the
                 request was let in with counts no more.
         """
-        deltas: list[ChatDelta] = []
+        deltas: list[ChatDelta] | None = []
         self._live.check()
         with trio.CancelScope() as self._live.waiting:
-            deltas = await self._route.batch()
+            deltas = await self._route.batch(until)
         self._live.check()
         if not deltas:
-            if self.finish is None:
+            if deltas is not None and self.finish is None:
                 raise CallError("upstream", f"The model {self.model!r} broke off in the middle of its answer.")
             return deltas
         now = trio.current_time()

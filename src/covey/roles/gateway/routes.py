@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from covey.contracts.auth import Identity
-from covey.contracts.inference import ChatDelta
 from covey.dialects import openai
 from covey.errors import CallError
 from covey.http import sse
@@ -212,9 +211,7 @@ class Api:
         chunks = openai.Chunks(_completion_id(), completion.model, int(time.time()), include_usage=include_usage)
         ahead = chunks.role()
         while True:
-            deltas: list[ChatDelta] | None = None
-            with trio.move_on_after(self._ping_seconds):
-                deltas = await completion.batch()
+            deltas = await completion.batch(trio.current_time() + self._ping_seconds)
             if not exchange.begun:  # only now: a refusal before the first token still has its own status
                 await exchange.begin_stream()
             if deltas is None:
