@@ -11,6 +11,7 @@ from http_harness import eventually, serving
 
 from covey.errors import CallError
 from covey.http.asgi import Receive, Scope, Send, read_body, respond, until_gone
+from covey.http.connection import WRITES_AT_ONCE
 from covey.http.server import HttpConfig, Listener
 from covey.telemetry.metrics import Metrics
 
@@ -47,7 +48,7 @@ class App:
         await respond(send, 401, b"no", "text/plain", [])
 
     async def echo(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, body_bytes_max=1 << 24, body_seconds_max=5)
+        body = await read_body(receive, body_bytes_max=1 << 24, body_seconds_max=5, scope=scope)
         await respond(send, 200, body, "text/plain", [])
 
     async def gone(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,6 +75,30 @@ async def test_a_connection_serves_one_request_after_another() -> None:
             assert (await client.answer()).body == b"pong"
         assert served.metrics.registry.get_sample_value("covey_http_connections") == 1
     assert served.metrics.registry.get_sample_value("covey_http_connections") == 0
+
+
+async def test_writes_that_need_not_wait_leave_others_their_turn() -> None:
+    turns = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(10 * WRITES_AT_ONCE):
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            nursery.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with serving(app) as served, served.client() as client:
+        await client.send(PING)
+        assert (await client.answer()).body == b"x" * 10 * WRITES_AT_ONCE
+    assert turns >= 9
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

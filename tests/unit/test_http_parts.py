@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from covey.errors import CODES, CallError
 from covey.http import sse
-from covey.http.asgi import ON_GONE, Message, Scope, leaving_with_client
+from covey.http.asgi import ON_GONE, RECEIVED, Message, Scope, leaving_with_client, read_body
 from covey.http.credential import credential
 from covey.http.problems import STATUS_BY_REASON, TABLE, headers_of, openai_body, status_of
 from covey.http.router import Router
@@ -174,6 +174,40 @@ async def test_leaving_with_the_client(*, extension: bool, autojump_clock: trio.
         async with leaving_with_client(scope, receive):
             raise CallError("internal", "as it was raised")
     assert caught.value.code == "internal"
+
+
+@pytest.mark.parametrize("extension", [True, False])
+async def test_a_body_has_one_time_limit_for_all_its_pieces(
+    *, extension: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    waiting = [{"type": "http.request", "body": b"x", "more_body": True}] * 2
+
+    async def receive() -> Message:
+        await trio.sleep(0.4)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    def received() -> Message | None:
+        return waiting.pop() if waiting else None
+
+    scope: Scope = {"extensions": {RECEIVED: received} if extension else {}}
+    began = trio.current_time()
+    with pytest.raises(CallError) as caught:
+        await read_body(receive, body_bytes_max=1000, body_seconds_max=1.0, scope=scope)
+    assert (caught.value.code, caught.value.reason) == ("deadline", "slow_body")
+    assert trio.current_time() - began == pytest.approx(1.0)
+
+
+async def test_a_body_that_has_come_needs_no_wait() -> None:
+    pieces: list[Message] = [
+        {"type": "http.request", "body": b"a", "more_body": True},
+        {"type": "http.request", "body": b"b", "more_body": False},
+    ]
+
+    async def receive() -> Message:
+        raise AssertionError("there was no need to wait")
+
+    scope: Scope = {"extensions": {RECEIVED: lambda: pieces.pop(0)}}
+    assert await read_body(receive, body_bytes_max=2, body_seconds_max=1.0, scope=scope) == b"ab"
 
 
 def test_every_code_is_mapped_and_none_else() -> None:

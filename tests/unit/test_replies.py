@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from covey.bus.credit import STREAM_ITEMS_MAX
 from covey.bus.replies import Replies
 from covey.contracts.inference import CHAT, ChatDelta
 from covey.errors import CallError
@@ -31,3 +32,80 @@ async def test_each_reply_starts_the_wait_anew(autojump_clock: trio.testing.Mock
         replies.put(ChatDelta("x"))
         assert len(await replies.batch()) == 1
         await trio.sleep(CHAT.idle_seconds * 2)  # a slow reader is not a silent stream
+
+
+async def test_a_reader_may_wait_until_a_moment(autojump_clock: trio.testing.MockClock) -> None:
+    replies = Replies(CHAT, 60)
+    assert await replies.batch(trio.current_time() + 5) is None
+    assert trio.current_time() == pytest.approx(5)
+    replies.put(ChatDelta("x"))
+    assert await replies.batch(trio.current_time()) == [ChatDelta("x")]
+    with pytest.raises(CallError) as caught:
+        await replies.batch(trio.current_time() + 100)  # the stream's own end comes first
+    assert (caught.value.code, caught.value.reason) == ("deadline", "")
+    assert trio.current_time() == pytest.approx(60)
+
+
+async def test_replies_come_before_the_failure_and_only_the_first_end_counts() -> None:
+    replies = Replies(CHAT)
+    replies.put(ChatDelta("x"))
+    replies.end(CallError("upstream", "It broke."))
+    replies.end()
+    assert await replies.batch() == [ChatDelta("x")]
+    with pytest.raises(CallError, match="It broke"):
+        await replies.batch()
+    with pytest.raises(CallError, match="It broke"):
+        await anext(replies)
+
+
+async def test_who_emits_waits_for_the_reader(autojump_clock: trio.testing.MockClock) -> None:
+    replies = Replies(CHAT)
+    put = 0
+
+    async def emit() -> None:
+        nonlocal put
+        while True:
+            await replies.put_when_room(ChatDelta("x"))
+            put += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(emit)
+        nursery.start_soon(emit)
+        await trio.testing.wait_all_tasks_blocked()
+        assert put == STREAM_ITEMS_MAX
+        await anext(replies)
+        await trio.testing.wait_all_tasks_blocked()
+        assert put == STREAM_ITEMS_MAX + 1
+        assert len(await replies.batch() or []) == STREAM_ITEMS_MAX
+        await trio.testing.wait_all_tasks_blocked()
+        assert put == 2 * STREAM_ITEMS_MAX + 1
+        nursery.cancel_scope.cancel()
+    assert len(await replies.batch() or []) == STREAM_ITEMS_MAX  # whoever was cancelled handed over nothing
+
+
+async def test_a_cancelled_emit_hands_over_nothing() -> None:
+    replies = Replies(CHAT)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await replies.put_when_room(ChatDelta("x"))
+    assert scope.cancelled_caught
+    replies.end()
+    assert await replies.batch() == []
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_nothing_is_emitted_to_a_reader_who_has_left(*, full: bool) -> None:
+    replies = Replies(CHAT)
+    for _ in range(STREAM_ITEMS_MAX if full else 0):
+        replies.put(ChatDelta("x"))
+    if not full:
+        replies.leave()
+
+    async def emit() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await replies.put_when_room(ChatDelta("y"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(emit)
+        await trio.testing.wait_all_tasks_blocked()
+        replies.leave()

@@ -144,13 +144,15 @@ class Replies(Generic[Item]):
         if not self._ended:
             self._ended = True
             self.failure = failure
-            self._arrival.unpark_all()
+            if self._is_awaited:
+                self._arrival.unpark_all()
 
     def leave(self) -> None:
         """The reader is gone."""
         self._left = True
         self._items.clear()
-        self._room.unpark_all()
+        if self._is_crowded:
+            self._room.unpark_all()
 
 
 def too_slow(method: str, seconds: float) -> CallError:

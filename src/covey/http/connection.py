@@ -325,6 +325,7 @@ class _Exchange:
         self._pieces: deque[Message] = deque()
         self._put_all = False  # no more of the body comes, or its client has gone
         self._changed = trio.lowlevel.ParkingLot()
+        self._is_awaited = False  # whether somebody may be parked there: cheaper to ask
         self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
         self._unread = self._length not in (None, b"0") or any(
             name == b"transfer-encoding" for name, _ in scope["headers"]
@@ -351,20 +352,20 @@ class _Exchange:
             if self._gone and self._call_when_gone is not None:
                 self._call_when_gone()
             self._put_all = True  # never waits behind a body that nobody reads
-            self._changed.unpark_all()
+            self._wake()
             return
         while len(self._pieces) >= QUEUED_PIECES_MAX and not self._put_all:
-            await self._changed.park()
+            await self._wait()
         if not self._put_all:
             self._pieces.append(message)
-            self._changed.unpark_all()
+            self._wake()
 
     async def receive(self) -> Message:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._receiving += 1
         try:
             while not self._pieces and not self._put_all:
-                await self._changed.park()
+                await self._wait()
         finally:
             self._receiving -= 1
         return self._received() or {"type": "http.disconnect"}
@@ -373,11 +374,19 @@ class _Exchange:
         if not self._pieces:
             return None
         message = self._pieces.popleft()
-        if len(self._pieces) == QUEUED_PIECES_MAX - 1:
-            self._changed.unpark_all()
+        self._wake()
         if not message.get("more_body", False):
             self._unread = False
         return message
+
+    async def _wait(self) -> None:
+        self._is_awaited = True
+        await self._changed.park()
+
+    def _wake(self) -> None:
+        if self._is_awaited:
+            self._is_awaited = False
+            self._changed.unpark_all()
 
     async def send(self, message: Message) -> None:
         if self._gone:
