@@ -14,7 +14,8 @@ What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-serve
 5. Sending to a client that has gone did nothing, for ever. Here it raises `ClientGone`.
 6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them.
 
-It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write.
+It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write,
+without a deadline and a round of the scheduler where the kernel takes it whole.
 """
 
 import contextlib
@@ -22,7 +23,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,18 +37,13 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from covey.errors import leaves
-from covey.http.asgi import ON_GONE, RECEIVED, ASGIApp, ClientGone, Message, Scope
+from covey.http.asgi import ASGIApp, Message
+from covey.http.exchange import Exchange
 
 log = logging.getLogger(__name__)
 
 HEADER_BYTES_MAX = 32 * 1024
 RECEIVE_BYTES = 64 * 1024
-QUEUED_PIECES_MAX = 10
-"""How many pieces of a body, of up to `RECEIVE_BYTES`, wait for the application."""
-UNREAD_BYTES_MAX = 256 * 1024
-UNREAD_SECONDS_MAX = 0.25
-"""How much of an unread body is read before an early answer, so that the connection can be kept."""
 WRITES_AT_ONCE = 8
 """How many writes that need not wait follow each other before the other tasks have a turn."""
 LINGER_SECONDS = 2.0
@@ -310,114 +305,6 @@ class _Tasks:
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Message], Awaitable[None]]:
         """Start it; returns how it is told of the body and of its client's leaving."""
-        exchange = _Exchange(scope, send, self._connection)
+        exchange = Exchange(scope, send, self._connection)
         self._nursery.start_soon(exchange.run, app)
         return exchange.put
-
-
-class _Exchange:
-    """One request between Hypercorn (`put`, and the `send` that is given) and the application."""
-
-    def __init__(self, scope: Scope, send: Callable[[Any], Awaitable[None]], connection: Connection) -> None:
-        self._scope = scope
-        self._connection = connection
-        self._send = send
-        self._pieces: deque[Message] = deque()
-        self._put_all = False  # no more of the body comes, or its client has gone
-        self._changed = trio.lowlevel.ParkingLot()
-        self._is_awaited = False  # whether somebody may be parked there: cheaper to ask
-        self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        self._unread = self._length not in (None, b"0") or any(
-            name == b"transfer-encoding" for name, _ in scope["headers"]
-        )
-        self._receiving = 0
-        self._over = False  # the last message was sent
-        self._gone = False
-        self._call_when_gone: Callable[[], None] | None = None
-        extensions = scope.setdefault("extensions", {})
-        extensions[ON_GONE], extensions[RECEIVED] = self._on_gone, self._received
-
-    async def run(self, app: ASGIApp) -> None:
-        try:
-            await app(self._scope, self.receive, self.send)
-        except Exception as error:
-            if not all(isinstance(leaf, ClientGone) for leaf in leaves(error)):
-                log.exception("The application failed at %s.", self._scope["path"])
-        finally:
-            await self._send(None)
-
-    async def put(self, message: Message) -> None:
-        if message["type"] == "http.disconnect":
-            self._gone = not self._over
-            if self._gone and self._call_when_gone is not None:
-                self._call_when_gone()
-            self._put_all = True  # never waits behind a body that nobody reads
-            self._wake()
-            return
-        while len(self._pieces) >= QUEUED_PIECES_MAX and not self._put_all:
-            await self._wait()
-        if not self._put_all:
-            self._pieces.append(message)
-            self._wake()
-
-    async def receive(self) -> Message:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._receiving += 1
-        try:
-            while not self._pieces and not self._put_all:
-                await self._wait()
-        finally:
-            self._receiving -= 1
-        return self._received() or {"type": "http.disconnect"}
-
-    def _received(self) -> Message | None:
-        if not self._pieces:
-            return None
-        message = self._pieces.popleft()
-        self._wake()
-        if not message.get("more_body", False):
-            self._unread = False
-        return message
-
-    async def _wait(self) -> None:
-        self._is_awaited = True
-        await self._changed.park()
-
-    def _wake(self) -> None:
-        if self._is_awaited:
-            self._is_awaited = False
-            self._changed.unpark_all()
-
-    async def send(self, message: Message) -> None:
-        if self._gone:
-            await trio.lowlevel.checkpoint()
-            raise ClientGone
-        if message["type"] == "http.response.start":
-            if self._unread and not self._receiving:
-                message = await self._before_early_answer(message)
-            self._connection.hold()  # until there is something to it, as ASGI has it
-            await self._send(message)
-            return
-        if not message.get("more_body", False):
-            self._over = True
-            self._connection.hold()
-        await self._send(message)
-        await self._connection.flush()
-
-    def _on_gone(self, call: Callable[[], None]) -> None:
-        self._call_when_gone = call
-        if self._gone:
-            call()
-
-    async def _before_early_answer(self, message: Message) -> Message:
-        left = UNREAD_BYTES_MAX
-        if self._length is None or int(self._length) <= left:
-            with trio.move_on_after(UNREAD_SECONDS_MAX):
-                while self._unread and left > 0:
-                    piece = await self.receive()
-                    if piece["type"] == "http.disconnect":
-                        break
-                    left -= len(piece["body"])
-        if not self._unread:
-            return message
-        return {**message, "headers": [*message["headers"], (b"connection", b"close")]}
