@@ -174,6 +174,7 @@ async def openai_world(model: Path) -> AsyncGenerator[World, None]:
         upstream = Upstream(name="llama-server", base_url=f"{url}/v1", local=True, slots=2)
         parts = BackendParts(model.parent, Metrics())
         backend = await stack.enter_async_context(open_openai(OpenAiConfig((upstream,)), parts))
+        await listed(backend)
         yield World(backend, DEFAULT_MODEL, slots_probe(url), server.kill)
 
 
@@ -194,6 +195,7 @@ async def ollama_world(model: Path) -> AsyncGenerator[World, None]:
         await reachable(port)
         config = OllamaConfig(f"http://127.0.0.1:{port}", refresh_seconds=0.2)
         backend = await stack.enter_async_context(open_ollama(config, BackendParts(model.parent, Metrics())))
+        await listed(backend)
         # This proxy notices that somebody left only once it has something to tell them: after the whole prompt.
         yield World(backend, name, slots_probe(url), server.kill, batch_tokens=sys.maxsize, exact=False)
 
@@ -207,6 +209,13 @@ async def reachable(port: int) -> None:
                 await trio.sleep(0.05)
             else:
                 return
+
+
+async def listed(backend: Backend) -> None:
+    """Until it knows what its server has: it opens without waiting for a server that is slow to say so."""
+    with trio.fail_after(30):
+        while not backend.models():  # noqa: ASYNC110  the back end asks its server in its own time
+            await trio.sleep(0.05)
 
 
 WORLDS = {"echo": echo_world, "embedded": embedded_world, "openai": openai_world, "ollama": ollama_world}
