@@ -12,7 +12,7 @@ from bench.figure import show
 def main() -> int:
     """Run what was asked for, or everything."""
     known = [one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    benches = [name for name in known if name not in ("__main__", "figure")]
+    benches = [name for name in known if name not in ("__main__", "figure", "processes")]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(benches)}; none: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")

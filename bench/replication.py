@@ -1,6 +1,6 @@
 """The replicated store: catching up, a new auth machine, and how soon a revoked key is dead, in real processes.
 
-    python -m bench.replication [--seconds 2] [--keys 100000]
+    python -m bench.replication [--seconds 2]
 
 Catch-up is measured beside what it cannot do without, the bare verification of as many signatures; the machines are
 real `covey` processes over libp2p on loopback.
@@ -14,12 +14,18 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import httpx
 import trio
 from nacl.signing import SigningKey
 
 from bench.figure import Figure, show
+from bench.processes import Machine, place, until
 from bench.store import key_create
+from covey.client import Client
+from covey.contracts.auth import AUTH_STATE, CREATE_KEY, REVOKE_KEY, Actor, CreateKey, RevokeKey
 from covey.contracts.feeds import Op
+from covey.contracts.method import Nothing
+from covey.errors import CallError
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Author, SystemClock, open_feeds
 from covey.store.identity import Identity, open_identity
@@ -85,15 +91,98 @@ def verifications() -> float:
     return statistics.median(rates)
 
 
+async def joiner(keys: int) -> tuple[float, float, float, float]:
+    """Seconds from `covey join` until a new auth machine serves a network with so many keys, its memory in MB, the
+    network's store on disk in MB, and the same seconds for a network with none.
+    """
+    took: list[float] = []
+    memory = disk = 0.0
+    for count in (0, keys):
+        with place() as folder:
+            first, second = Machine(folder, "first", roles='"auth"'), Machine(folder, "second")
+            try:
+                await fill(first.data, count)
+                await first.launch("up")
+                token = await first.invite("auth")
+                began = trio.current_time()
+                await second.launch("join", token)
+                async with second.client() as client:
+                    await until(lambda client=client: serves(client))  # type: ignore[misc]
+                took.append(trio.current_time() - began)
+                memory = second.resident_bytes / 1e6
+                disk = sum(path.stat().st_size for path in (second.data / "store").iterdir()) / 1e6
+            finally:
+                second.close()
+                first.close()
+    return took[1], memory, disk, took[0]
+
+
+async def serves(client: Client) -> bool:
+    """Whether an auth machine answers: others may not ask this of it."""
+    try:
+        await client.bus.call(AUTH_STATE, Nothing())
+    except CallError:
+        return False
+    return True
+
+
+async def revocations(rounds: int) -> tuple[list[float], list[float]]:
+    """From the revocation's start on one auth machine until a gateway refuses the key, and a bare request's seconds.
+
+    Three machines: two auth, and a gateway.
+    """
+    seen: list[float] = []
+    bare: list[float] = []
+    with place() as folder:
+        first, second, gateway = (Machine(folder, name, roles=roles) for name, roles in
+                                  (("first", '"auth"'), ("second", '"auth"'), ("gateway", '"gateway"')))  # fmt: skip
+        try:
+            await first.launch("up")
+            await second.launch("join", await first.invite("auth"))
+            await gateway.launch("join", await first.invite("gateway"))
+            async with first.client() as client, httpx.AsyncClient(base_url=gateway.url) as web:
+
+                async def status(key: str) -> int:
+                    answer = await web.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+                    return answer.status_code
+
+                for _ in range(rounds):
+                    made = await client.bus.call(CREATE_KEY, CreateKey(Actor()))
+                    while await status(made.key) != 200:  # noqa: ASYNC110 - it is another process that changes
+                        await trio.sleep(0.002)
+                    began = time.perf_counter()
+                    await status(made.key)
+                    bare.append(time.perf_counter() - began)
+                    began = time.perf_counter()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(client.bus.call, REVOKE_KEY, RevokeKey(Actor(), made.id))
+                        while await status(made.key) == 200:
+                            pass
+                        seen.append(time.perf_counter() - began)
+        finally:
+            for machine in (gateway, second, first):
+                machine.close()
+    return seen, bare
+
+
 def run(seconds: float) -> Iterable[Figure]:
-    """`seconds` says nothing here: as much is done as has to be."""
+    """`seconds`: a hundred revocations for each two; the rest takes as long as it does."""
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        trio.run(fill, place / "source", CATCH_UP_KEYS)
+        folder = Path(name)
+        trio.run(fill, folder / "source", CATCH_UP_KEYS)
         bare = verifications()
-        by_clock, by_cpu = trio.run(catch_up, place / "source", place / "target")
+        by_clock, by_cpu = trio.run(catch_up, folder / "source", folder / "target")
         yield Figure("catch-up: verified and applied", by_clock, "1/s", bare, "bare verifications", goal_min=20_000)
         yield Figure("catch-up: for a second of processor time", by_cpu, "1/CPU s", bare, "bare verifications")
+    seen, bare_request = trio.run(revocations, max(20, int(seconds / 2 * REVOCATIONS)))
+    plain = statistics.median(bare_request) * 1e3
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        value = sorted(seen)[min(len(seen) - 1, int(len(seen) * share))] * 1e3
+        yield Figure(f"revoked here, refused there: {name}", value, "ms", plain, "a request", goal_max=1000)
+    took, memory, disk, without = trio.run(joiner, KEYS)
+    yield Figure(f"a new auth machine, {KEYS:,} keys: ready", took, "s", without, "with none", goal_max=20)
+    yield Figure(f"its memory with {KEYS:,} keys", memory, "MB")
+    yield Figure(f"its disk with {KEYS:,} keys", disk, "MB")
 
 
 if __name__ == "__main__":

@@ -301,6 +301,30 @@ def test_two_entries_for_one_place_freeze_the_feed_and_the_proof_convinces_other
     assert [error.reason for error in alice.take([entry]).refused] == ["equivocation"]
 
 
+def test_of_two_proofs_the_one_of_the_earlier_place_counts_whichever_comes_first() -> None:
+    """A copied key goes on in two ways; nobody has to have seen where they part."""
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    copy = Node(BOB, alice.kv.get(GENESIS_KEY) or b"")
+    copy.kv.write(list(bob.kv.scan(b"")))
+    for number in range(3):
+        bob.say(key(f"mine{number}"))
+        copy.now += 1
+        copy.say(key(f"theirs{number}"))
+    feed = bob.own("keys")
+    pairs = [
+        (next(read_entries(bob.kv, feed, after=seq - 1)), next(read_entries(copy.kv, feed, after=seq - 1)))
+        for seq in (1, 2, 3)
+    ]
+    for node, order in ((alice, pairs), (carol, pairs[::-1])):
+        node.hear(bob)
+        for pair in order:
+            overlay = Overlay(node.kv)
+            keep_proof(overlay, *pair)
+            node.write(overlay)
+        assert read_verdict(node.kv).frozen == {feed: 0}
+    assert alice.view.hash("keys") == carol.view.hash("keys")
+
+
 def test_what_does_not_prove_it_is_no_proof() -> None:
     _, bob, _ = network(ALICE, BOB, CAROL)
     bob.say(key("first"))
