@@ -82,6 +82,10 @@ class Machine:
                 self.inside(*command), env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
+    def said(self) -> str:
+        """What its process has printed and logged."""
+        return self._log.read_text(encoding="utf-8")
+
     @property
     def url(self) -> str:
         """Of its listener, once it is ready."""

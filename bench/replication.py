@@ -21,11 +21,8 @@ from nacl.signing import SigningKey
 from bench.figure import Figure, show
 from bench.processes import Machine, place, until
 from bench.store import key_create
-from covey.client import Client
-from covey.contracts.auth import AUTH_STATE, CREATE_KEY, REVOKE_KEY, Actor, CreateKey, RevokeKey
+from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, RevokeKey
 from covey.contracts.feeds import Op
-from covey.contracts.method import Nothing
-from covey.errors import CallError
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Author, SystemClock, open_feeds
 from covey.store.identity import Identity, open_identity
@@ -106,8 +103,7 @@ async def joiner(keys: int) -> tuple[float, float, float, float]:
                 token = await first.invite("auth")
                 began = trio.current_time()
                 await second.launch("join", token)
-                async with second.client() as client:
-                    await until(lambda client=client: serves(client))  # type: ignore[misc]
+                await until(lambda second=second: serves(second))  # type: ignore[misc]
                 took.append(trio.current_time() - began)
                 memory = second.resident_bytes / 1e6
                 disk = sum(path.stat().st_size for path in (second.data / "store").iterdir()) / 1e6
@@ -117,13 +113,10 @@ async def joiner(keys: int) -> tuple[float, float, float, float]:
     return took[1], memory, disk, took[0]
 
 
-async def serves(client: Client) -> bool:
-    """Whether an auth machine answers: others may not ask this of it."""
-    try:
-        await client.bus.call(AUTH_STATE, Nothing())
-    except CallError:
-        return False
-    return True
+async def serves(machine: Machine) -> bool:
+    """Whether a new auth machine has said that it has everything."""
+    await trio.lowlevel.checkpoint()
+    return "has all accounts and keys, and serves" in machine.said()
 
 
 async def revocations(rounds: int) -> tuple[list[float], list[float]]:
