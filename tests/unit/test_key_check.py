@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from covey.contracts.auth import KeyLimits, VerifyKey
 from covey.contracts.feeds import KeyCreate, KeyRevoke, Op, OwnerStanding, SessionEnd
-from covey.store.denied import KEY_PREFIX, OWNER_PREFIX, HeededRows, keep_denied
+from covey.roles.auth.role import say_kept
+from covey.store.denied import KEY_PREFIX, OWNER_PREFIX, HeededRows, keep_denied, restated
+from covey.store.feeds import SystemClock, open_feeds
+from covey.store.identity import Identity
 from covey.store.key_check import asked_id, identity_of_key, judge_key
 from covey.store.memory import MemoryStore
 from covey.store.merge import EntryMeta, apply
 from covey.store.rows import KeyRow, MemberRow
 from covey.store.view import View, encode_row, row_key
-from covey.store.writer import Overlay
+from covey.store.writer import Overlay, open_store
+from covey.telemetry.metrics import Metrics
 
 DIGEST, NOW = b"\1" * 32, 1_000.0
 
@@ -104,13 +108,42 @@ def test_an_owner_stays_disabled_until_enabled_anew() -> None:
     overlay = stored(STANDS, created())
     for epoch in (3, 2):
         keep_denied(overlay, [OwnerStanding(owner="ann", epoch=epoch, active=False, by="x")])
-    assert overlay.get(OWNER_PREFIX + b"ann") == b"3"
+    assert overlay.get(OWNER_PREFIX + b"ann") == b"3 x"
     assert outcome(overlay) == "owner_disabled"
     for epoch, expected in ((3, "owner_disabled"), (4, "ok")):
         again = OwnerStanding(owner="ann", epoch=epoch, active=True, by="x")
         meta = EntryMeta(epoch, "keys/p/1", epoch, bytes(32))
         overlay.put([(row_key(row), encode_row(row)) for row in apply(View(overlay), meta, again)])
         assert outcome(overlay) == expected
+
+
+def test_an_auth_node_says_what_it_kept_when_it_was_none() -> None:
+    overlay = stored(STANDS, created(), created("gone"), KeyRevoke(id="gone", by="x"))
+    assert restated(overlay) == ([], [])
+    revoke, disable = KeyRevoke(id="k", by="eve"), OwnerStanding(owner="ann", epoch=2, active=False, by="eve dan")
+    keep_denied(overlay, [revoke, disable])
+    said, cleared = restated(overlay)
+    assert said == [revoke, disable]
+    overlay.put(cleared)
+    assert restated(overlay) == ([], [])
+    overlay.put([(KEY_PREFIX + b"gone", b"x")])  # others have said it meanwhile
+    assert restated(overlay) == ([], [(KEY_PREFIX + b"gone", None)])
+
+
+async def test_it_says_so_in_its_own_feed_once() -> None:
+    """Mutation: `say_kept` without clearing the corner, or without saying."""
+    async with (
+        open_store(MemoryStore(), Metrics(), in_thread=False) as store,
+        open_feeds(store, Identity.generate(), SystemClock(), node_name="gina", found=True) as feeds,
+    ):
+        await feeds.append(lambda _: [STANDS, created()])
+        await store.commit(lambda _: ([(KEY_PREFIX + b"k", b"eve")], None))
+        await say_kept(feeds)
+        assert feeds.view.get(KeyRow, "k") == KeyRow(id="k", created=created(), revoked=True)
+        heads = feeds.heads()
+        await say_kept(feeds)
+        assert feeds.heads() == heads
+        assert store.reader.get(KEY_PREFIX + b"k") is None
 
 
 @given(st.integers(0, 4), st.integers(0, 4), st.booleans())

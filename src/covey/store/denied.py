@@ -3,6 +3,7 @@
 An author's removal voids what it said beyond the cutoff. An auth node that had applied a denial there says it again in
 its own feed (`covey.store.reissue`); any other node cannot, and may be the only one that ever heard of it. So it keeps
 it in its own corner, in the very batch that voids it, and its key check heeds it: what was denied here stays denied.
+Once it is an auth node itself, it says so in its feed.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from covey.contracts.feeds import KeyRevoke, Op, OwnerStanding
-from covey.store.kv import Reader
+from covey.store.kv import Batch, Reader
 from covey.store.merge import Rows
 from covey.store.reissue import reissued
 from covey.store.rows import KeyRow, StandingRow
@@ -22,9 +23,9 @@ from covey.store.writer import Overlay
 R = TypeVar("R", bound=msgspec.Struct)
 
 KEY_PREFIX = b"l/denied/key/"
-"""Then a key's id."""
+"""Then a key's id; the value is who revoked it."""
 OWNER_PREFIX = b"l/denied/owner/"
-"""Then an account's id; the value is the epoch of the denial, in decimal."""
+"""Then an account's id; the value is the epoch of the denial, in decimal, a space, and who disabled it."""
 
 
 class HeededRows:
@@ -45,8 +46,8 @@ class HeededRows:
                 return replace(found, revoked=True)
         elif isinstance(found, StandingRow):
             denied = self._reader.get(OWNER_PREFIX + key.encode()) if found.active else None
-            if denied is not None and int(denied) >= found.epoch:
-                return replace(found, epoch=int(denied), active=False)
+            if denied is not None and _epoch(denied) >= found.epoch:
+                return replace(found, epoch=_epoch(denied), active=False)
         return found
 
 
@@ -54,11 +55,29 @@ def keep_denied(overlay: Overlay, voided: Iterable[Op]) -> None:
     """Lay over the store what of these denials does not stand any more and concerns keys."""
     for op in reissued(voided, View(overlay)):
         match op:
-            case KeyRevoke(id=key):
-                overlay.put([(KEY_PREFIX + key.encode(), b"")])
-            case OwnerStanding(owner=owner, epoch=epoch):
+            case KeyRevoke(id=key, by=by):
+                overlay.put([(KEY_PREFIX + key.encode(), by.encode())])
+            case OwnerStanding(owner=owner, epoch=epoch, by=by):
                 kept = overlay.get(OWNER_PREFIX + owner.encode())
-                highest = epoch if kept is None else max(int(kept), epoch)
-                overlay.put([(OWNER_PREFIX + owner.encode(), str(highest).encode())])
+                if kept is None or _epoch(kept) < epoch:
+                    overlay.put([(OWNER_PREFIX + owner.encode(), f"{epoch} {by}".encode())])
             case _:
                 pass  # of what only auth nodes read
+
+
+def restated(reader: Reader) -> tuple[list[Op], Batch]:
+    """What to say, and to clear from the corner, once this node may write feeds of its own."""
+    said: list[Op] = []
+    cleared: list[tuple[bytes, bytes | None]] = []
+    for key, by in reader.scan(KEY_PREFIX):
+        said.append(KeyRevoke(id=key.removeprefix(KEY_PREFIX).decode(), by=by.decode()))
+        cleared.append((key, None))
+    for key, value in reader.scan(OWNER_PREFIX):
+        owner, author = key.removeprefix(OWNER_PREFIX).decode(), value.partition(b" ")[2].decode()
+        said.append(OwnerStanding(owner=owner, epoch=_epoch(value), active=False, by=author))
+        cleared.append((key, None))
+    return reissued(said, View(reader)), cleared
+
+
+def _epoch(value: bytes) -> int:
+    return int(value.partition(b" ")[0])

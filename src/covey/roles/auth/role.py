@@ -26,7 +26,9 @@ from covey.roles.auth.setup import Setup
 from covey.roles.auth.sight import Sight
 from covey.roles.base import Parts, Role
 from covey.store.acks import Acks
-from covey.store.feeds import Feeds, open_feeds
+from covey.store.denied import restated
+from covey.store.feeds import Decision, Feeds, open_feeds
+from covey.store.kv import Reader
 from covey.store.replica import Replica
 from covey.store.rows import SessionRow
 from covey.store.tails import FeedTails
@@ -51,6 +53,7 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
             nursery.start_soon(learn_sessions, realm.sessions, parts.store)
             if parts.cluster.is_complete:
                 _serve_all(parts, realm, usage)
+                nursery.start_soon(say_kept, feeds)
             else:
                 nursery.start_soon(_serve_once_complete, parts, realm, usage)
             try:
@@ -80,9 +83,21 @@ async def _serve_once_complete(parts: Parts, realm: Realm, usage: KeyUsage) -> N
     """A new auth node answers nobody before it knows who there is."""
     parts.lifecycle.missing["auth"] = "it fetches the accounts and keys from another auth node"
     await parts.cluster.complete()
+    await say_kept(realm.feeds)
     del parts.lifecycle.missing["auth"]
     _serve_all(parts, realm, usage)
     log.info("This auth node has all accounts and keys, and serves.")
+
+
+async def say_kept(feeds: Feeds) -> None:
+    """Say what this node kept denied while it was no auth node (`covey.store.denied`), so that all others know it."""
+
+    def decide(reader: Reader) -> Decision[None]:
+        said, cleared = restated(reader)
+        return Decision(said, None, local=cleared)
+
+    if restated(feeds.reader)[1]:
+        await feeds.append_with(decide)
 
 
 def _serve_all(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
