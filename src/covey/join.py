@@ -61,7 +61,7 @@ async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig)
         store = await stack.enter_async_context(open_store(kv, metrics))
         me = View(store.reader).get(MemberRow, identity.peer_id)
         is_member = network_of(store.reader) == invite.network_id.hex()
-        if is_member and (me is None or me.removed or set(invite.roles) <= set(me.roles)):
+        if is_member and (me is None or (not me.removed and set(invite.roles) <= set(me.roles))):
             return None
         host = await stack.enter_async_context(
             open_host(identity, NOWHERE, is_member=_nobody, on_rpc=_hang_up, on_join=_hang_up)
@@ -73,6 +73,7 @@ async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig)
         bus = Bus(identity.peer_id, metrics, name=welcome.name)
         cluster = Cluster(bus, store, identity, network, open_host, SystemClock())
         await cluster.keep_roles(welcome.roles)
+        await cluster.let_back_in()
         issuer = PeerId(invite.issuer)
         await cluster.book.learn({issuer: invite.addresses})
         await cluster.book.learn({PeerId(peer): found for peer, found in welcome.addresses.items()})

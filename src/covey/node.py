@@ -33,6 +33,7 @@ from covey.http.health import PATHS as HEALTH_PATHS
 from covey.http.health import HealthApp
 from covey.http.router import Router
 from covey.http.server import HttpConfig, Listener, is_loopback, parse_listen
+from covey.recovery import Recovery
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
 from covey.store.denied import HeededRows
 from covey.store.feeds import Clock, SystemClock
@@ -62,7 +63,8 @@ class RoleCrashed(Exception):
 class Node:
     """A running node. Made by `open_node`."""
 
-    def __init__(self, info: NodeInfo, parts: "_Base") -> None:
+    def __init__(self, info: NodeInfo, parts: "_Base", roles_to_run: Callable[[], tuple[str, ...]]) -> None:
+        self._roles_to_run = roles_to_run
         self.name = info.name
         self.roles = info.roles
         self.peer_id: PeerId = parts.identity.peer_id
@@ -93,9 +95,22 @@ class Node:
         """Take no new work from now on; whoever holds the block then leaves it."""
         self._base.begin_stop()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no new work any more."""
+        return self._base.lifecycle.stop.is_set()
+
     async def wait_stopped(self) -> None:
         """Until `stop` was called."""
         await self._base.lifecycle.stop.wait()
+
+    async def promoted(self) -> tuple[str, ...]:
+        """Wait until this machine is admitted with roles that would run after a start, and do not now; returns them."""
+        changes, seen = self._base.cluster.membership.changes, -1
+        while True:
+            seen = await changes.after(seen)
+            if gained := tuple(role for role in self._roles_to_run() if role not in self.roles):
+                return gained
 
     async def set_up_url(self) -> str:
         """The one-time link for making the first administrator; "" where there is one, or no auth or web role here."""
@@ -200,13 +215,13 @@ async def open_node(
     with unwrapped():
         async with AsyncExitStack() as stack:
             base = await _open_base(stack, checked, folder)
-            names = checked.node.roles or base.cluster.roles() or configuration.DEFAULT_ROLES
+            names = roles_to_run(checked, base.cluster)
             _check_roles(base.cluster, names, alone=not listen)
             ordered = in_order([_known_role(checked, name)[0] for name in names])
             info = NodeInfo(
                 base.bus.name_of(base.bus.me), __version__, int(base.clock.now()), tuple(role.name for role in ordered)
             )
-            node = Node(info, base)
+            node = Node(info, base, partial(roles_to_run, checked, base.cluster))
             base.metrics.build.info({"version": __version__, "roles": ",".join(node.roles)})
             About(
                 base.bus.stamped("member"),
@@ -216,6 +231,13 @@ async def open_node(
                 lambda: base.cluster.membership.network_id,
             )
             Upkeep(base.bus.stamped("member"), base.store, base.identity, base.clock.now)
+            Recovery(
+                base.bus.stamped("member"),
+                base.store,
+                base.clock.now,
+                has_auth="auth" in node.roles,
+                promoted=base.cluster.complete_as_it_is,
+            )
             Draining(base.bus, base.lifecycle, base.cluster.membership, has_auth="auth" in node.roles)
             for role in ordered:
                 await stack.enter_async_context(_open_role(role, checked, base, info))
@@ -227,6 +249,17 @@ async def open_node(
             if listen:
                 node.urls = await _open_listeners(stack, checked, base)
             yield node
+
+
+def roles_to_run(config: Config, cluster: Cluster) -> tuple[str, ...]:
+    """Those of the configuration; else those that this machine joined with and was promoted to since; else all."""
+    if config.node.roles:
+        return config.node.roles
+    joined_with, own = cluster.roles(), cluster.own
+    if not joined_with:
+        return configuration.DEFAULT_ROLES
+    admitted = own.roles if own is not None and not own.removed else ()
+    return (*joined_with, *(role for role in admitted if role not in joined_with and role in config.roles))
 
 
 def needs_replica(roles: Sequence[str], bus: Bus) -> bool:

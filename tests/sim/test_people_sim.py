@@ -1,17 +1,40 @@
 """What people see of several auth nodes, on virtual time: who has a change, names in conflict, promotion, recovery."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from covey.contracts.audit import AUDIT, Audit, AuditStanding
-from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKey, RevokeKey
-from covey.contracts.membership import REMOVE_NODE, RemoveNode
+from covey.contracts.auth import (
+    CREATE_KEY,
+    INVITE_PERSON,
+    REVOKE_KEY,
+    TAKE_RECOVERY_KEY,
+    Actor,
+    CreateKey,
+    InvitePerson,
+    NewKey,
+    RevokeKey,
+)
+from covey.contracts.membership import (
+    LIST_MINTED,
+    MINTED_SHOWN,
+    PROMOTE_NODE,
+    REMOVE_NODE,
+    ListMinted,
+    Made,
+    PromoteNode,
+    RemoveNode,
+)
+from covey.contracts.method import Nothing
+from covey.contracts.recovery import RECOVER_PROMOTE, RECOVER_REMOVE, RecoverPromote, RecoverRemove
 from covey.errors import CallError
 from covey.store.entries import KINDS
+from covey.store.genesis import format_recovery_key
 from covey.store.ingest import batches_after, ingest
+from covey.store.rows import KeyRow, MemberRow
 from covey.store.view import View
 from covey.testing.cluster import CHEAP_AUTH, MemoryClock, MemoryCluster, MemoryNode, open_memory_cluster
 
@@ -138,3 +161,205 @@ async def told(node: MemoryNode, subject: str, standings: list[AuditStanding]) -
             if [record.standing for record in page.records if record.subject == subject] == standings:
                 return
             await trio.sleep(0.1)
+
+
+# Promotion
+
+
+async def test_a_gateway_is_promoted_fetches_everything_and_serves(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice = await cluster.found("alice")
+        bob = await cluster.join("bob", roles=["gateway"])
+        await cluster.linked()
+        key = await new_key(alice)
+        promoted = await alice.operator.call(PROMOTE_NODE, PromoteNode(OPERATOR, "bob", ("auth",)))
+        assert (promoted.roles, promoted.removed) == (("auth", "gateway"), False)
+        again = await alice.operator.call(PROMOTE_NODE, PromoteNode(OPERATOR, "bob", ("auth",)))
+        assert (again.roles, again.held_by) == (("auth", "gateway"), ())  # nothing was written
+        await until(lambda: own_roles(bob) == {"auth", "gateway"})
+
+        bob.run = (CHEAP_AUTH,)
+        cluster.network.cut(alice.machine, bob.machine)
+        await cluster.restart(bob)
+        await trio.sleep(10)
+        assert "auth" in bob.lifecycle.missing  # it knows nobody yet, and so answers nobody
+        cluster.network.heal(alice.machine, bob.machine)
+        await agreed([alice, bob])
+        await until(lambda: not bob.lifecycle.missing)
+        assert View(bob.store.reader).get(KeyRow, key.id)
+        assert (await new_key(bob)).held_by == ("alice",)
+
+
+async def test_promoting_is_checked(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice = await cluster.found("alice")
+        await cluster.join("bob", roles=["gateway"])
+        for name, roles, code in [
+            ("bob", (), "invalid"),
+            ("bob", ("operator",), "invalid"),
+            ("bob", ("a b",), "invalid"),
+            ("carol", ("auth",), "not_found"),
+        ]:
+            await refused(code, alice.operator.call(PROMOTE_NODE, PromoteNode(OPERATOR, name, roles)))
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        await refused("conflict", alice.operator.call(PROMOTE_NODE, PromoteNode(OPERATOR, "bob", ("auth",))))
+
+
+# What a removed node made
+
+
+async def test_what_a_node_made_is_listed_and_its_keys_can_be_revoked(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        mine = await new_key(alice)
+        theirs = [await new_key(bob) for _ in range(MINTED_SHOWN + 2)]
+        await bob.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, theirs[0].id))
+        await bob.operator.call(INVITE_PERSON, InvitePerson(OPERATOR, label="for Eve"))
+        await cluster.join("worker", issuer=bob)
+        await agreed([alice, bob])
+        minted = await alice.operator.call(LIST_MINTED, ListMinted(OPERATOR, "bob"))
+        assert (minted.keys.count, len(minted.keys.names)) == (MINTED_SHOWN + 1, MINTED_SHOWN)
+        assert minted.invitations == Made(1, ("for Eve",))
+        assert minted.machines == Made(1, ("worker",))
+        assert minted.accounts.count == 0
+
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        assert [is_revoked(alice, key) for key in theirs] == [True] + [False] * (MINTED_SHOWN + 1)
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, bob.peer_id, revoke_keys=True))
+        assert all(is_revoked(alice, key) for key in theirs)
+        assert not is_revoked(alice, mine)
+        assert (await alice.operator.call(LIST_MINTED, ListMinted(OPERATOR, bob.peer_id))).keys.count == 0
+
+
+# Recovery
+
+
+async def test_the_recovery_key_settles_a_mutual_removal_and_the_other_is_back(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        recovery_key = (await alice.operator.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
+        carol = await cluster.join("carol", roles=["gateway"])
+        await cluster.linked()
+        key = await new_key(alice)
+        await agreed([alice, bob])
+        cluster.network.cut(alice.machine, bob.machine)
+        await trio.sleep(30)
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        await bob.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "alice"))
+        cluster.network.heal(alice.machine, bob.machine)
+        for node in (alice, bob, carol):  # all hear of both, however early each cut the other off
+            for other in (alice, bob):
+                for batch in batches_after(other.store.reader, "members", {}):
+                    await ingest(node.store, "members", batch, now=node.clock.now())
+        assert removed(carol) == {"alice", "bob"}
+        await until(lambda: bool(alice.cluster.removed and bob.cluster.removed))
+
+        # Carol becomes an auth node by the key, and bob is out for good; alice, who hears the key too, is back.
+        made = await carol.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "carol", ("auth",)))
+        assert made.roles == ("auth", "gateway")
+        carol.run = (CHEAP_AUTH,)
+        await cluster.restart(carol)
+        gone = await carol.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
+        assert gone.removed
+        assert removed(carol) == {"bob"}
+        await alice.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
+        await until(lambda: not alice.cluster.removed)
+        await cluster.linked([alice, carol])
+        await agreed([alice, carol])
+        assert removed(alice) == removed(carol) == {"bob"}
+        assert bob.cluster.removed
+        assert (await new_key(alice)).held_by == ("carol",)
+        await carol.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, key.id))
+        await cluster.restart(alice)  # back for good
+        await cluster.linked([alice, carol])
+        await agreed([alice, carol])
+        assert is_revoked(alice, key)
+
+
+async def test_the_recovery_key_replaces_the_last_auth_node(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice = await cluster.found("alice")
+        recovery_key = (await alice.operator.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
+        bob = await cluster.join("bob", roles=["gateway"])
+        worker = await cluster.join("worker", roles=["inference"])
+        await cluster.linked()
+        key = await new_key(alice)
+        await until(lambda: View(bob.store.reader).get(KeyRow, key.id) is not None)
+        await cluster.kill(alice)  # for ever
+
+        for refusal in (
+            bob.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "alice")),
+            worker.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "bob", ("auth",))),
+            bob.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "bob", ("web",))),
+        ):
+            assert (await refused("conflict", refusal)).reason == "no_auth"
+        await bob.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "bob", ("auth",)))
+        bob.run = (CHEAP_AUTH,)
+        await cluster.restart(bob)
+        assert not bob.lifecycle.missing  # it has all that is left
+        await bob.operator.call(REVOKE_KEY, RevokeKey(OPERATOR, key.id))
+        gone = await bob.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "alice"))
+        assert gone.removed
+        await until(lambda: removed(worker) == {"alice"})
+        carol = await cluster.join("carol", run=[CHEAP_AUTH], issuer=bob)
+        await cluster.linked([bob, worker, carol])
+        await agreed([bob, carol])
+        page = await carol.operator.call(AUDIT, Audit(OPERATOR))
+        (said,) = [record for record in page.records if record.by == "recovery"]
+        assert (said.what, said.node) == ("The machine bob was admitted as auth, gateway.", "recovery")
+
+
+async def test_a_key_that_is_not_the_networks_recovers_nothing(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, _ = await auth_nodes(cluster, "alice", "bob")
+        recovery_key = (await alice.operator.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
+        for text, code in [
+            (format_recovery_key(b"x" * 32), "forbidden"),
+            (recovery_key[:-1] + ("a" if recovery_key[-1] != "a" else "b"), "invalid"),
+            ("", "invalid"),
+            ("swordfish", "invalid"),
+        ]:
+            for call in (
+                alice.operator.call(RECOVER_REMOVE, RecoverRemove(text, "bob")),
+                alice.operator.call(RECOVER_PROMOTE, RecoverPromote(text, "bob", ("web",))),
+            ):
+                error = await refused(code, call)
+                assert not text or text not in str(error)
+        assert removed(alice) == set()
+        await refused("conflict", alice.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "alice")))
+        with pytest.raises(CallError):  # nor does anybody speak for the network from another node
+            await alice.bus.stamped("auth").call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
+        assert recovery_key not in repr(RecoverRemove(recovery_key, "bob")) + repr(
+            RecoverPromote(recovery_key, "bob", ("auth",))
+        )
+        everything = b"".join(name + value for name, value in alice.store.reader.scan(b""))
+        assert recovery_key.encode() not in everything
+
+
+def own_roles(node: MemoryNode) -> set[str]:
+    own = node.cluster.own
+    return set(own.roles) if own is not None else set()
+
+
+def removed(node: MemoryNode) -> set[str]:
+    return {row.name for row in View(node.store.reader).all(MemberRow) if row.removed}
+
+
+def is_revoked(node: MemoryNode, key: NewKey) -> bool:
+    row = View(node.store.reader).get(KeyRow, key.id)
+    return row is not None and row.revoked
+
+
+async def until(holds: Callable[[], bool], *, within_seconds: float = 60.0) -> None:
+    with trio.fail_after(within_seconds):
+        while not holds():  # noqa: ASYNC110 - on virtual time
+            await trio.sleep(0.1)
+
+
+async def refused(code: str, call: Awaitable[object]) -> CallError:
+    with pytest.raises(CallError) as caught:
+        await call
+    assert caught.value.code == code, caught.value
+    return caught.value

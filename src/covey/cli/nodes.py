@@ -1,22 +1,25 @@
 """`covey nodes`: the machines of the network."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from covey.cli.asking import ask_node, on_behalf
-from covey.cli.changing import change
-from covey.cli.output import print_json, print_table, size, span
+from covey.cli.changing import Change, change
+from covey.cli.output import plain, print_json, print_table, size, span
+from covey.cli.values import read_secret
 from covey.cli.verbs import Settings, Verbs, json_option
 
 if TYPE_CHECKING:
     from covey.client import Client
     from covey.contracts.cluster import LinkList, LinkStatus, NodeStatus
+    from covey.contracts.membership import Member, Minted
 
 
 @click.group("nodes", cls=Verbs)
 def nodes() -> None:
-    """List, rename, drain and remove the machines of the network."""
+    """List, rename, promote, drain and remove the machines of the network."""
 
 
 @nodes.command("list")
@@ -37,23 +40,115 @@ def list_(settings: Settings, *, as_json: bool) -> None:
         click.echo(links.removed, err=True)
 
 
-@nodes.command("remove")
+recovery_option = click.option(
+    "--recovery-key-file",
+    metavar="FILE",
+    help="Speak with the network's recovery key, in FILE's only line; - is standard input. For the last resort.",
+)
+
+
+@nodes.command("promote")
 @click.argument("name")
+@click.option("--role", "roles", multiple=True, required=True, metavar="R", help="What it may run, too; once for each.")
+@recovery_option
 @json_option
 @click.pass_obj
-def remove(settings: Settings, name: str, *, as_json: bool) -> None:
-    """Remove a machine from the network, for ever.
+def promote(
+    settings: Settings, name: str, *, roles: tuple[str, ...], recovery_key_file: str | None, as_json: bool
+) -> None:
+    """Give a machine further roles.
 
-    Its links are cut at once. It can come back only as a new machine, with a new invite.
+    It takes them up by itself, unless its own configuration says which roles it runs. With the recovery key, a machine
+    without the role auth can make itself an auth node: for the day on which none is left.
     """
-    from covey.contracts.membership import REMOVE_NODE, RemoveNode
+    from covey.contracts.membership import PROMOTE_NODE, PromoteNode
+    from covey.contracts.recovery import RECOVER_PROMOTE, RecoverPromote
 
-    changed = change(settings, REMOVE_NODE, RemoveNode(on_behalf(), name))
+    changed: Change[Member]
+    if recovery_key_file is None:
+        changed = change(settings, PROMOTE_NODE, PromoteNode(on_behalf(), name, roles))
+    else:
+        key = read_secret("recovery key", recovery_key_file, "--recovery-key-file", confirm=False)
+        changed = change(settings, RECOVER_PROMOTE, RecoverPromote(key, name, roles))
     if as_json:
         print_json(changed.answer)
         return
-    click.echo(f"{changed.answer.name} is removed from the network.")
+    click.echo(f"{changed.answer.name} may run {', '.join(changed.answer.roles)}.")
+    if recovery_key_file is None:
+        changed.say_who_has_it()
+
+
+@nodes.command("remove")
+@click.argument("name")
+@click.option("--revoke-keys", is_flag=True, help="The API keys that it made, too.")
+@recovery_option
+@json_option
+@click.pass_obj
+def remove(settings: Settings, name: str, *, revoke_keys: bool, recovery_key_file: str | None, as_json: bool) -> None:
+    """Remove a machine from the network, for ever.
+
+    Its links are cut at once. It can come back only as a new machine, with a new invite. Of an auth node this tells
+    what it made, and on a terminal asks whether to revoke the API keys among it.
+    """
+    from covey.contracts.membership import REMOVE_NODE, RemoveNode
+
+    if recovery_key_file is not None:
+        if revoke_keys:
+            raise click.UsageError("Revoke the keys in a second step, without --recovery-key-file.")
+        _remove_with_recovery_key(settings, name, recovery_key_file, as_json=as_json)
+        return
+    left = 0
+    if not revoke_keys and not as_json:
+        revoke_keys, left = _ask_about_keys(settings, name)
+    changed = change(settings, REMOVE_NODE, RemoveNode(on_behalf(), name, revoke_keys))
+    if as_json:
+        print_json(changed.answer)
+        return
+    click.echo(f"{changed.answer.name} is removed from the network.{' Its keys are revoked.' if revoke_keys else ''}")
     changed.say_who_has_it()
+    if left:
+        click.echo(f"The keys go on working. To revoke them: covey nodes remove {changed.answer.peer} --revoke-keys")
+
+
+def _ask_about_keys(settings: Settings, name: str) -> tuple[bool, int]:
+    """Tell what a node made; returns whether to revoke its keys, and how many are left if not."""
+    from covey.contracts.membership import LIST_MINTED, ListMinted
+
+    minted = ask_node(settings, lambda client: client.bus.call(LIST_MINTED, ListMinted(on_behalf(), name)))
+    for line in minted_lines(minted):
+        click.echo(line)
+    if not minted.keys.count:
+        return False, 0
+    if sys.stdin.isatty() and click.confirm(f"Revoke the keys that {plain(minted.name)} made?", err=True):
+        return True, 0
+    return False, minted.keys.count
+
+
+def minted_lines(minted: "Minted") -> list[str]:
+    """What an auth node made, a line for each kind of which there is any."""
+    kinds = (
+        ("API keys", minted.keys),
+        ("accounts", minted.accounts),
+        ("open invitations", minted.invitations),
+        ("machines let in", minted.machines),
+    )
+    found: list[str] = []
+    for what, made in kinds:
+        if made.count:
+            more = ", ..." if made.count > len(made.names) else ""
+            found.append(plain(f"{minted.name} made {made.count} {what}: {', '.join(made.names)}{more}"))
+    return found
+
+
+def _remove_with_recovery_key(settings: Settings, name: str, source: str, *, as_json: bool) -> None:
+    from covey.contracts.recovery import RECOVER_REMOVE, RecoverRemove
+
+    key = read_secret("recovery key", source, "--recovery-key-file", confirm=False)
+    gone = ask_node(settings, lambda client: client.bus.call(RECOVER_REMOVE, RecoverRemove(key, name)))
+    if as_json:
+        print_json(gone)
+        return
+    click.echo(f"{gone.name} is removed from the network, by its recovery key.")
 
 
 @nodes.command("rename")

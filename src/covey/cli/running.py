@@ -1,5 +1,6 @@
 """A node in the foreground: says where it is, runs until it is told to stop, and leaves nothing behind."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -58,6 +60,8 @@ class Running:
         self._signals = signals
         self._node: Node | None = None
         self._scope = trio.CancelScope()
+        self._again = False
+        """Whether the node starts anew once it has stopped: it was given another role."""
 
     async def run(self) -> None:
         """Until a signal has stopped the node.
@@ -69,17 +73,20 @@ class Running:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             async with open_background() as nursery:
                 nursery.start_soon(self._watch, received)
-                if self._signals.asked:
-                    return
-                with self._scope:
-                    await self._serve()
-        if self._scope.cancelled_caught and self._node is not None:
-            log.warning("The node did not stop in time; what still ran was cut.")
+                while not self._signals.asked:
+                    with self._scope:
+                        await self._serve()
+                    if self._scope.cancelled_caught and self._node is not None:
+                        log.warning("The node did not stop in time; what still ran was cut.")
+                    if not self._again:
+                        return
+                    self._again, self._node, self._scope = False, None, trio.CancelScope()
 
     async def _watch(self, received: "AsyncIterator[int]") -> None:
         asked = 0
         async for number in received:
             asked += 1
+            self._again = False
             if asked == 1:
                 self._stop()
             elif number == signal.SIGINT:
@@ -91,8 +98,21 @@ class Running:
             self._scope.cancel()  # while it starts: nothing has been promised to anybody
             return
         click.echo("Stopping ... (Ctrl-C again to stop at once)", err=True)
+        self._drain(self._node)
+
+    def _drain(self, node: Node) -> None:
         self._scope.deadline = trio.current_time() + self._config.node.shutdown_seconds + GRACE_SECONDS
-        self._node.stop()
+        node.stop()
+
+    async def _start_anew_when_promoted(self, node: Node) -> None:
+        """Take up the roles that this machine is given while it runs: stop in order, and start again with them."""
+        gained = await node.promoted()
+        if node.is_stopping:
+            return
+        log.info("This machine may run %s now, and starts anew to do so.", ", ".join(gained))
+        self._again = True
+        self._config = at_the_same_address(self._config, node.urls)
+        self._drain(node)
 
     async def _serve(self) -> None:
         async with open_node(self._config, data=self._folder, listen=True) as node:
@@ -102,6 +122,7 @@ class Running:
                 self._write_ready_file(node)
                 async with open_background() as nursery:
                     nursery.start_soon(self._show_models, node)
+                    nursery.start_soon(self._start_anew_when_promoted, node)
                     await node.wait_stopped()
             finally:
                 self._remove_ready_file()
@@ -148,6 +169,15 @@ class Running:
             # Only our own: another node may have been started over it.
             if msgspec.json.decode(self._ready_file.read_bytes(), type=Ready).pid == os.getpid():
                 self._ready_file.unlink()
+
+
+def at_the_same_address(config: Config, urls: tuple[str, ...]) -> Config:
+    """With the port that the node had, where it took a free one: whoever uses it is to find it again."""
+    host, _, port = config.http.listen.rpartition(":")
+    taken = urlsplit(urls[0]).port if urls else None
+    if port != "0" or taken is None:
+        return config
+    return dataclasses.replace(config, http=msgspec.structs.replace(config.http, listen=f"{host}:{taken}"))
 
 
 async def _show_until_there(node: Node, display: Display) -> None:

@@ -28,6 +28,7 @@ from covey.cluster.standing import Standing
 from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.contracts.method import Nothing
+from covey.contracts.replication import TAIL_SECRET
 from covey.errors import CallError
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Clock
@@ -134,6 +135,9 @@ class Cluster:
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
         self._waking = trio.Lock()
+        self._asleep = trio.Event()
+        """Set while no host runs that has to close first."""
+        self._asleep.set()
         self._may_write = False
         bus.known_name = self.membership.known_name
 
@@ -177,6 +181,16 @@ class Cluster:
         if not self.is_complete:
             await self._until(lambda: self.sync.caught_up)
             await self._local.put(b"complete", b"1")
+
+    async def complete_as_it_is(self) -> None:
+        """Nobody is left who holds more: what is here is all that there is, unless some other auth node is live."""
+        live = {*self._bus.stamped("member").serving(TAIL_SECRET)}
+        if not live & (self.membership.authors - {self._bus.me}):
+            await self._local.put(b"complete", b"1")
+
+    async def let_back_in(self) -> None:
+        """An auth node says that this machine is a member, whatever it heard before."""
+        await self._standing.lift()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while True:
@@ -238,6 +252,7 @@ class Cluster:
             self._nursery = nursery
             nursery.start_soon(self.membership.watch)
             nursery.start_soon(self._standing.watch)
+            nursery.start_soon(self._wake_when_back)
             if self._local.get(b"awake") or len(self.membership.rows()) > 1:
                 await self.wake()
             try:
@@ -265,9 +280,18 @@ class Cluster:
             # Not before: a port that is taken must not keep the node from starting the next time.
             await self._local.put(b"awake", b"1")
 
+    async def _wake_when_back(self) -> None:
+        """Link again whenever this machine, removed, is let back in."""
+        seen = self._standing.back.count
+        while True:
+            seen = await self._standing.back.after(seen)
+            await self._asleep.wait()
+            if not self.removed:
+                await self.wake()
+
     async def _run_host(self, *, task_status: trio.TaskStatus[None]) -> None:
         async with self._open_any_port() as host:
-            self._host = host
+            self._host, self._asleep = host, trio.Event()
             await self._remember_port(host)
             links = Links(
                 self._bus,
@@ -291,6 +315,7 @@ class Cluster:
                     await self._standing.over.wait()
             finally:
                 self._host = self._links = None
+        self._asleep.set()
 
     @asynccontextmanager
     async def _open_any_port(self) -> AsyncGenerator[ClusterHost, None]:

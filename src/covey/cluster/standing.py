@@ -9,6 +9,7 @@ from covey.cluster.joining import JoinDialer, ask
 from covey.cluster.membership import Membership
 from covey.contracts.joining import JoinRequest
 from covey.errors import CallError
+from covey.store.pulse import Pulse
 from covey.store.writer import Local
 from covey.transport.base import PeerId
 
@@ -35,7 +36,9 @@ class Standing:
 
     def __init__(self, membership: Membership, book: AddressBook, local: Local, me: PeerId) -> None:
         self.over = trio.Event()
-        """Set once this machine is known to be removed."""
+        """Set once this machine is known to be removed; another one, not set, once it is let back in."""
+        self.back = Pulse()
+        """Beats when it is."""
         self._membership = membership
         self._book = book
         self._local = local
@@ -54,13 +57,29 @@ class Standing:
         return MESSAGE if self.over.is_set() or (own is not None and own.removed) else ""
 
     async def watch(self) -> None:
-        """Heed this node's own copy of the membership; until cancelled, or removed."""
-        seen = -1
-        while not self.over.is_set():
+        """Heed this node's own copy of the membership; until cancelled.
+
+        Whom it called removed, and does so no more, was let back in by the recovery key.
+        """
+        seen, was_removed = -1, False
+        while True:
             seen = await self._membership.changes.after(seen)
             own = self._membership.get(self._me)
-            if own is not None and own.removed:
+            is_removed = own is not None and own.removed
+            if is_removed and not self.over.is_set():
                 await self._end()
+            elif was_removed and not is_removed:
+                log.warning("This machine is a member of its network again.")
+                await self.lift()
+            was_removed = is_removed
+
+    async def lift(self) -> None:
+        """This machine is a member again: forget that it was not."""
+        await self._local.delete(b"removed")
+        self._ending = False
+        if self.over.is_set():
+            self.over = trio.Event()
+        self.back.beat()
 
     async def doubt(self, dialer: JoinDialer, peer: PeerId, error: CallError) -> None:
         """A peer said, or acted as if, this machine were no member. Asks auth nodes, though seldom."""

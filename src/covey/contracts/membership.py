@@ -11,6 +11,7 @@ from covey.contracts.method import Nothing, Party, Unary
 INVITE_USES_MAX = 1_000
 INVITE_SECONDS_MAX = 30 * 24 * 3600
 INVITE_USES_SHOWN = 20
+MINTED_SHOWN = 5
 NODE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """What a node may be called. No two members' names are the same, whatever their case."""
 ROLE_NAME_PATTERN = r"[a-z][a-z0-9_-]{0,31}"
@@ -116,14 +117,61 @@ class Member(msgspec.Struct, frozen=True):
     held_by: tuple[str, ...] = ()
 
 
-class RemoveNode(msgspec.Struct, frozen=True):
-    """`node` is a name or a peer id. For ever: that machine can come back only with a new identity and invite."""
+class RemoveNode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`node` is a name or a peer id. For ever: that machine can come back only with a new identity and invite.
+
+    `revoke_keys`: with the keys that it made, too; of a node that was removed before, those alone.
+    """
+
+    actor: Actor
+    node: str
+    revoke_keys: bool = False
+
+
+REMOVE_NODE = Unary("auth.remove_node", RemoveNode, Member, access=ADMINISTRATORS, timeout_seconds=60)
+
+
+class PromoteNode(msgspec.Struct, frozen=True):
+    """Admit a member with further roles, which it takes up by itself. `node` is a name or a peer id."""
+
+    actor: Actor
+    node: str
+    roles: tuple[str, ...]
+
+
+PROMOTE_NODE = Unary("auth.promote_node", PromoteNode, Member, access=ADMINISTRATORS)
+"""Roles are never taken away again but by removing the machine."""
+
+
+class ListMinted(msgspec.Struct, frozen=True):
+    """Ask what a node has made, before it is removed. `node` is a name or a peer id."""
 
     actor: Actor
     node: str
 
 
-REMOVE_NODE = Unary("auth.remove_node", RemoveNode, Member, access=ADMINISTRATORS)
+class Made(msgspec.Struct, frozen=True):
+    """How many, and the names of the first `MINTED_SHOWN`."""
+
+    count: int
+    names: tuple[str, ...]
+
+
+class Minted(msgspec.Struct, frozen=True, kw_only=True):
+    """What an auth node has made that still counts: keys that are not revoked, open invitations, machines that are
+    members. Of a node that is none, nothing.
+    """
+
+    peer: str
+    name: str
+    roles: tuple[str, ...]
+    keys: Made
+    accounts: Made
+    invitations: Made
+    machines: Made
+
+
+LIST_MINTED = Unary("auth.list_minted", ListMinted, Minted, access=ADMINISTRATORS, idempotent=True)
 
 
 class RenameNode(msgspec.Struct, frozen=True):

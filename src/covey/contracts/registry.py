@@ -3,11 +3,22 @@
 from types import ModuleType
 from typing import Any
 
-from covey.contracts import audit, auth, cluster, gateway, inference, leases, membership, replication, store
+from covey.contracts import audit, auth, cluster, gateway, inference, leases, membership, recovery, replication, store
 from covey.contracts.method import Streaming, Unary
 
 AnyMethod = Unary[Any, Any] | Streaming[Any, Any]
-MODULES: tuple[ModuleType, ...] = (audit, auth, cluster, gateway, inference, leases, membership, replication, store)
+MODULES: tuple[ModuleType, ...] = (
+    audit,
+    auth,
+    cluster,
+    gateway,
+    inference,
+    leases,
+    membership,
+    recovery,
+    replication,
+    store,
+)
 
 
 def contracts() -> dict[str, AnyMethod]:

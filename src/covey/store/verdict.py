@@ -107,7 +107,7 @@ def settle(
     # From here on, what was left open stands: what it cuts off is out.
     court.labels = [_Label.OUT if label is _Label.OUT else _Label.IN for label in court.labels]
     authors = {
-        peer: _cutoffs(peer, standing)
+        peer: None if peer == recovery else _cutoffs(peer, standing)
         for peer in (founder, recovery, *court.admitted)
         if court.author(peer, frozenset()) is _Label.IN
     }

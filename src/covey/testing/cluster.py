@@ -39,6 +39,7 @@ from covey.contracts.method import Party
 from covey.errors import CallError
 from covey.http.router import Router
 from covey.node import needs_replica, serve_replica, unwrapped
+from covey.recovery import Recovery
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.role import ROLE as AUTH
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
@@ -351,6 +352,13 @@ class MemoryCluster:
                     )
                     for role, settings in node.run:
                         await stack.enter_async_context(role.open(settings, node.parts(role)))
+                    Recovery(
+                        node.bus.stamped("member"),
+                        node.store,
+                        node.clock.now,
+                        has_auth=any(role.name == AUTH.name for role, _ in node.run),
+                        promoted=node.cluster.complete_as_it_is,
+                    )
                     if needs_replica([role.name for role, _ in node.run], node.bus):
                         serve_replica(node.bus, node.store, node.cluster, node.clock, node.metrics)
                     await stack.enter_async_context(node.cluster.running(drained))

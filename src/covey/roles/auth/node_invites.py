@@ -5,12 +5,10 @@ They lie in this node's own corner of the store and never leave it: nobody else 
 
 import hmac
 import logging
-import re
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import get_args
 
 import msgspec
 import trio
@@ -26,7 +24,6 @@ from covey.contracts.membership import (
     INVITE_USES_SHOWN,
     ISSUED_INVITES,
     REVOKE_ISSUED,
-    ROLE_NAME_PATTERN,
     InviteInfo,
     InviteNode,
     Invites,
@@ -36,11 +33,12 @@ from covey.contracts.membership import (
     RevokeInvite,
     RevokeIssued,
 )
-from covey.contracts.method import Nothing, Party
+from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.auth import people
 from covey.roles.auth.credentials import administrator
 from covey.roles.auth.realm import Realm
+from covey.roles.auth.role_names import checked_roles
 from covey.roles.base import ClusterDoor
 from covey.store.feeds import Decision
 from covey.store.kv import Batch, Reader
@@ -55,13 +53,7 @@ AREA = "invites"
 INVITES_OPEN_MAX = 100
 INVITES_OVER_MAX = 100
 """How many that are used up, revoked or expired are remembered, to tell whoever shows one what became of it."""
-ROLES_MAX = 16
 ID_CHARS = 12
-
-_ROLE = re.compile(ROLE_NAME_PATTERN)
-_NOT_ROLES = frozenset({"member", "operator"})
-"""Parties that no machine is admitted as: whoever is, could stamp its calls so."""
-_ROLES: frozenset[str] = frozenset(get_args(Party)) - _NOT_ROLES
 
 
 class InviteRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +151,7 @@ class NodeInvites:
         """Serve INVITE_NODE. This node listens for other machines from now on."""
         realm = self._realm
         administrator(realm.view, caller, request.actor, realm.clock.now())
-        roles = _checked_roles(request.roles)
+        roles = checked_roles(request.roles)
         _check_bounds(request)
         addresses = await self._cluster.open()
         secret, expires_at = secrets.token_bytes(SECRET_BYTES), realm.now + request.expires_seconds
@@ -303,19 +295,6 @@ def _check_bounds(request: InviteNode) -> None:
     if not 1 <= request.expires_seconds <= INVITE_SECONDS_MAX:
         days = INVITE_SECONDS_MAX // (24 * 3600)
         raise CallError("invalid", f"An invite lasts from a second to {days} days.", param="expires_seconds")
-
-
-def _checked_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Sorted, each once; a name that is not built in is a plug-in's."""
-    if not roles or len(roles) > ROLES_MAX:
-        raise CallError("invalid", f"An invite is for 1 to {ROLES_MAX} roles.", param="roles")
-    for role in roles:
-        if role not in _ROLES and (role in _NOT_ROLES or _ROLE.fullmatch(role) is None):
-            known = ", ".join(sorted(_ROLES))
-            raise CallError(
-                "invalid", f"{role[:64]!r} cannot be a role. Roles are {known}, or a plug-in's.", param="roles"
-            )
-    return tuple(sorted(set(roles)))
 
 
 def _token(invite: Invite) -> str:

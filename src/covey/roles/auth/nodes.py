@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from covey.bus.caller import Caller
-from covey.contracts.feeds import Op, Remove, Rename
-from covey.contracts.membership import NODE_NAME_PATTERN, Member, RemoveNode, RenameNode
+from covey.contracts.feeds import Admit, Op, Remove, Rename
+from covey.contracts.membership import (
+    NODE_NAME_PATTERN,
+    ListMinted,
+    Member,
+    Minted,
+    PromoteNode,
+    RemoveNode,
+    RenameNode,
+)
 from covey.errors import CallError
 from covey.roles.auth.credentials import administrator
+from covey.roles.auth.minted import minted_by, revocations
 from covey.roles.auth.realm import Realm
+from covey.roles.auth.role_names import checked_roles
 from covey.store.entries import FeedId
 from covey.store.feed_log import read_heads
 from covey.store.feeds import Decision, Receipt
@@ -23,6 +33,8 @@ from covey.store.view import View
 log = logging.getLogger(__name__)
 
 NAME_CHARS_MAX = 63
+KEYS_PER_ENTRY = 256
+"""That are revoked at once."""
 NAMELESS = "node"
 """What a machine is called that asks for nothing that could be a name."""
 
@@ -31,7 +43,7 @@ _PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 
 
 class Nodes:
-    """Serves REMOVE_NODE and RENAME_NODE.
+    """Serves REMOVE_NODE, PROMOTE_NODE, RENAME_NODE and LIST_MINTED.
 
     Args:
         realm: what the auth role's parts share.
@@ -59,7 +71,43 @@ class Nodes:
         receipt = await realm.feeds.append_with(decide)
         gone = receipt.result
         log.info("The node %s (%s) is removed.", gone.name, gone.peer)
+        if request.revoke_keys:
+            await self._revoke_keys(caller, request, gone.peer)
         return replace(gone, held_by=realm.holders.names(receipt))
+
+    async def _revoke_keys(self, caller: Caller, request: RemoveNode, peer: str) -> None:
+        """Revoke what a node has made that is removed by now, so that no further ones come."""
+        realm = self._realm
+        keys = [*(await minted_by(realm.feeds.reader, peer)).keys]
+        for start in range(0, len(keys), KEYS_PER_ENTRY):
+            some = keys[start : start + KEYS_PER_ENTRY]
+
+            def decide(view: View, some: Sequence[str] = some) -> Sequence[Op]:
+                return revocations(view, some, administrator(view, caller, request.actor, realm.clock.now()).by)
+
+            await realm.feeds.append(decide)
+        log.info("The %d keys that it made are revoked.", len(keys))
+
+    async def list_minted(self, caller: Caller, request: ListMinted) -> Minted:
+        """Serve LIST_MINTED."""
+        realm = self._realm
+        administrator(realm.view, caller, request.actor, realm.clock.now())
+        row = find(realm.view, request.node)
+        return (await minted_by(realm.feeds.reader, row.peer)).shown(row)
+
+    async def promote_node(self, caller: Caller, request: PromoteNode) -> Member:
+        """Serve PROMOTE_NODE. With roles that it has, there is nothing to do."""
+        realm = self._realm
+        administrator(realm.view, caller, request.actor, realm.clock.now())
+        roles, peer = checked_roles(request.roles), find(realm.view, request.node).peer
+
+        def decide(view: View) -> Sequence[Op]:
+            person = administrator(view, caller, request.actor, realm.clock.now())
+            return promotion(find(view, peer), roles, person.by)
+
+        changed = self._changed(peer, await realm.feeds.append(decide))
+        log.info("The node %s may run %s.", changed.name, ", ".join(changed.roles))
+        return changed
 
     def _check_removable(self, view: View, row: MemberRow) -> None:
         others = (other for other in view.all(MemberRow) if is_member(other) and other.peer != row.peer)
@@ -115,6 +163,18 @@ def find(view: View, node: str) -> MemberRow:
         message = f"Several nodes are called {node[:64]!r}: say which one by its peer id."
         raise CallError("conflict", message, reason="ambiguous", param="node")
     return found[0]
+
+
+def promotion(row: MemberRow, roles: Sequence[str], by: str) -> list[Op]:
+    """What admits a member with further roles; nothing where it has them all.
+
+    Raises:
+        CallError: `conflict`: it was removed.
+    """
+    if row.removed:
+        raise CallError("conflict", f"{row.name} was removed.", reason="removed", param="node")
+    wanted = tuple(sorted({*row.roles, *roles}))
+    return [] if wanted == tuple(sorted(row.roles)) else [Admit(peer=row.peer, roles=wanted, name=row.name, by=by)]
 
 
 def names(view: View, *, but: str = "") -> set[str]:

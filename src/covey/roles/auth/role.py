@@ -148,6 +148,8 @@ def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus.serve(membership.ISSUED_INVITES, invites.issued_invites)
     bus.serve(membership.REVOKE_ISSUED, invites.revoke_issued)
     bus.serve(membership.REMOVE_NODE, nodes.remove_node)
+    bus.serve(membership.PROMOTE_NODE, nodes.promote_node)
+    bus.serve(membership.LIST_MINTED, nodes.list_minted)
     bus.serve(membership.RENAME_NODE, nodes.rename_node)
     parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
 
