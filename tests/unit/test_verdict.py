@@ -109,6 +109,13 @@ def test_the_recovery_key_settles_it_and_nobody_removes_it() -> None:
     assert recovered.may_write(PEERS["a"])
 
 
+def test_what_the_recovery_key_says_counts_whoever_claims_to_have_removed_it() -> None:
+    verdict = judged([removes("b", 4, "r", 0), removes("r", 1, "b", 4)])
+    assert verdict.may_write(PEERS["r"])
+    assert verdict.limit(feed("r")) == NO_LIMIT
+    assert out(verdict) == "b"
+
+
 def test_the_recovery_key_can_make_the_next_auth_node_where_all_are_out() -> None:
     mutual = [removes("a", 5, "b", 2), removes("b", 3, "a", 1)]
     authorships = [admits("a", 1, "a"), admits("a", 2, "b"), admits("r", 1, "d")]
