@@ -17,10 +17,12 @@ from covey.cli import examination, output, values
 from covey.cli.app import run
 from covey.cli.changing import Change, say_spread
 from covey.cli.configuration import effective, without_secrets
+from covey.cli.nodes import minted_lines
 from covey.cli.progress import Lines, Step
 from covey.cli.toml import to_toml
 from covey.config import build
 from covey.contracts.auth import Account, NewKey
+from covey.contracts.membership import Made, Minted
 from covey.errors import CallError
 
 # Values
@@ -294,3 +296,19 @@ def test_a_change_says_who_has_it_where_there_are_several_auth_nodes(
 ) -> None:
     Change(NewKey("id", "key", held_by), several).say_who_has_it(err=True)
     assert capsys.readouterr() == ("", said)
+
+
+def test_what_an_auth_node_made_is_a_line_for_each_kind() -> None:
+    nothing = Made(0, ())
+    minted = Minted(
+        peer="12D3KooWbob",
+        name="bob",
+        roles=("auth",),
+        keys=Made(7, ("laptop", "night job\x1b[2J")),
+        accounts=Made(1, ("ann",)),
+        invitations=nothing,
+        machines=nothing,
+    )
+    keys, accounts = minted_lines(minted)
+    assert keys == "bob made 7 API keys: laptop, night job\N{REPLACEMENT CHARACTER}[2J, ..."
+    assert accounts == "bob made 1 account: ann"

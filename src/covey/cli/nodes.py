@@ -127,16 +127,17 @@ def _ask_about_keys(settings: Settings, name: str) -> tuple[bool, int]:
 def minted_lines(minted: "Minted") -> list[str]:
     """What an auth node made, a line for each kind of which there is any."""
     kinds = (
-        ("API keys", minted.keys),
-        ("accounts", minted.accounts),
-        ("open invitations", minted.invitations),
-        ("machines let in", minted.machines),
+        ("API key", minted.keys),
+        ("account", minted.accounts),
+        ("open invitation", minted.invitations),
+        ("admission", minted.machines),
     )
     found: list[str] = []
     for what, made in kinds:
         if made.count:
+            plural = "" if made.count == 1 else "s"
             more = ", ..." if made.count > len(made.names) else ""
-            found.append(plain(f"{minted.name} made {made.count} {what}: {', '.join(made.names)}{more}"))
+            found.append(plain(f"{minted.name} made {made.count} {what}{plural}: {', '.join(made.names)}{more}"))
     return found
 
 
