@@ -67,7 +67,7 @@ async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig)
             open_host(identity, NOWHERE, is_member=_nobody, on_rpc=_hang_up, on_join=_hang_up)
         )
         if is_member:
-            welcome = await _gain(host, store, invite, name)
+            welcome = await use_as_member(host, store, invite, name)
         else:
             welcome = await join(host, store, invite, name=name, version=__version__, now=time.time())
         bus = Bus(identity.peer_id, metrics, name=welcome.name)
@@ -80,8 +80,12 @@ async def _join(folder: Path, invite: Invite, name: str, network: NetworkConfig)
         return welcome
 
 
-async def _gain(host: JoinDialer, store: Store, invite: Invite, name: str) -> Welcome:
-    """Use an invite as a member: what it is for is added to what this machine may do."""
+async def use_as_member(host: JoinDialer, store: Store, invite: Invite, name: str) -> Welcome:
+    """Use an invite as a member: what it is for is added to what this machine may do.
+
+    Raises:
+        CallError: `forbidden` (`removed`) where this machine is out, by the word of whoever made the invite.
+    """
     request = JoinRequest(network_id=invite.network_id.hex(), secret=invite.secret, name=name, version=__version__)
     answer, _ = await ask(host, PeerId(invite.issuer), invite.addresses, request)
     if answer.refusal is not None:

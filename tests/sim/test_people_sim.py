@@ -6,6 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from covey.bus.bus import Bus
+from covey.cluster.cluster import Cluster
+from covey.cluster.invites import Invite, parse_invite
 from covey.contracts.audit import AUDIT, Audit, AuditStanding
 from covey.contracts.auth import (
     CREATE_KEY,
@@ -19,10 +22,12 @@ from covey.contracts.auth import (
     RevokeKey,
 )
 from covey.contracts.membership import (
+    INVITE_NODE,
     LIST_MINTED,
     MINTED_SHOWN,
     PROMOTE_NODE,
     REMOVE_NODE,
+    InviteNode,
     ListMinted,
     Made,
     PromoteNode,
@@ -31,12 +36,18 @@ from covey.contracts.membership import (
 from covey.contracts.method import Nothing
 from covey.contracts.recovery import RECOVER_PROMOTE, RECOVER_REMOVE, RecoverPromote, RecoverRemove
 from covey.errors import CallError
+from covey.join import use_as_member
+from covey.node import unwrapped
 from covey.store.entries import KINDS
 from covey.store.genesis import format_recovery_key
 from covey.store.ingest import batches_after, ingest
 from covey.store.rows import KeyRow, MemberRow
 from covey.store.view import View
+from covey.store.writer import open_store
+from covey.telemetry.metrics import Metrics
 from covey.testing.cluster import CHEAP_AUTH, MemoryClock, MemoryCluster, MemoryNode, open_memory_cluster
+from covey.testing.memory_host import memory_hosts
+from covey.transport.base import PeerId
 
 OPERATOR = Actor()
 
@@ -248,22 +259,10 @@ async def test_the_recovery_key_settles_a_mutual_removal_and_the_other_is_back(
         await trio.sleep(30)
         await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
         await bob.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "alice"))
-        cluster.network.heal(alice.machine, bob.machine)
-        for node in (alice, bob, carol):  # all hear of both, however early each cut the other off
-            for other in (alice, bob):
-                for batch in batches_after(other.store.reader, "members", {}):
-                    await ingest(node.store, "members", batch, now=node.clock.now())
-        assert removed(carol) == {"alice", "bob"}
-        await until(lambda: bool(alice.cluster.removed and bob.cluster.removed))
+        await all_hear_of_both(cluster, alice, bob, carol)
 
         # Carol becomes an auth node by the key, and bob is out for good; alice, who hears the key too, is back.
-        made = await carol.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "carol", ("auth",)))
-        assert made.roles == ("auth", "gateway")
-        carol.run = (CHEAP_AUTH,)
-        await cluster.restart(carol)
-        gone = await carol.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
-        assert gone.removed
-        assert removed(carol) == {"bob"}
+        await recover_by(carol, recovery_key, cluster)
         await alice.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
         await until(lambda: not alice.cluster.removed)
         await cluster.linked([alice, carol])
@@ -276,6 +275,80 @@ async def test_the_recovery_key_settles_a_mutual_removal_and_the_other_is_back(
         await cluster.linked([alice, carol])
         await agreed([alice, carol])
         assert is_revoked(alice, key)
+
+
+async def test_a_machine_that_was_removed_and_is_back_joins_again_after_its_process_ended(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        recovery_key = (await alice.operator.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
+        carol = await cluster.join("carol", roles=["gateway"])
+        await cluster.linked()
+        cluster.network.cut(alice.machine, bob.machine)
+        await trio.sleep(30)
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        await bob.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "alice"))
+        await all_hear_of_both(cluster, alice, bob, carol)
+        await cluster.stop(alice)
+        await recover_by(carol, recovery_key, cluster)
+
+        for name, node, code in (("alice", alice, ""), ("bob", bob, "removed")):
+            token = (await carol.operator.call(INVITE_NODE, InviteNode(OPERATOR, ("auth",)))).token
+            if node.running:
+                await cluster.stop(node)
+            if code:
+                assert (await refused("forbidden", gain(cluster, node, parse_invite(token)))).reason == code, name
+            else:
+                await gain(cluster, node, parse_invite(token))
+        await cluster.start(alice)
+        await cluster.linked([alice, carol])
+        await agreed([alice, carol])
+        assert not alice.cluster.removed
+        assert removed(alice) == {"bob"}
+
+
+async def gain(cluster: MemoryCluster, node: MemoryNode, invite: Invite) -> None:
+    """What `covey join` does on a machine that is a member, or was."""
+    metrics = Metrics()
+    with unwrapped():
+        await _gain(cluster, node, invite, metrics)
+
+
+async def _gain(cluster: MemoryCluster, node: MemoryNode, invite: Invite, metrics: Metrics) -> None:
+    async with open_store(node.disk, metrics, in_thread=False) as store:
+        opener = memory_hosts(cluster.network, lambda: node.machine, lambda _: None)
+        hosting = opener(node.identity, "none", is_member=lambda _: False, on_rpc=_hang_up, on_join=_hang_up)
+        async with hosting as host:
+            await use_as_member(host, store, invite, node.wish)
+            known = Cluster(Bus(node.peer_id, metrics), store, node.identity, node.config, opener, node.clock)
+            await known.let_back_in()
+
+
+async def _hang_up(peer: PeerId, stream: trio.abc.Stream) -> None:
+    await trio.aclose_forcefully(stream)
+
+
+async def all_hear_of_both(cluster: MemoryCluster, alice: MemoryNode, bob: MemoryNode, carol: MemoryNode) -> None:
+    """Of both removals, however early each had cut the other one off."""
+    cluster.network.heal(alice.machine, bob.machine)
+    for node in (alice, bob, carol):
+        for other in (alice, bob):
+            for batch in batches_after(other.store.reader, "members", {}):
+                await ingest(node.store, "members", batch, now=node.clock.now())
+    assert removed(carol) == {"alice", "bob"}
+    await until(lambda: bool(alice.cluster.removed and bob.cluster.removed))
+
+
+async def recover_by(carol: MemoryNode, recovery_key: str, cluster: MemoryCluster) -> None:
+    """A machine that is left becomes an auth node, and has bob removed for good."""
+    made = await carol.operator.call(RECOVER_PROMOTE, RecoverPromote(recovery_key, "carol", ("auth",)))
+    assert made.roles == ("auth", "gateway")
+    carol.run = (CHEAP_AUTH,)
+    await cluster.restart(carol)
+    gone = await carol.operator.call(RECOVER_REMOVE, RecoverRemove(recovery_key, "bob"))
+    assert gone.removed
+    assert removed(carol) == {"bob"}
 
 
 async def test_the_recovery_key_replaces_the_last_auth_node(autojump_clock: MockClock, seed: int) -> None:
@@ -317,7 +390,7 @@ async def test_a_key_that_is_not_the_networks_recovers_nothing(autojump_clock: M
         recovery_key = (await alice.operator.call(TAKE_RECOVERY_KEY, Nothing())).recovery_key
         for text, code in [
             (format_recovery_key(b"x" * 32), "forbidden"),
-            (recovery_key[:-1] + ("a" if recovery_key[-1] != "a" else "b"), "invalid"),
+            (recovery_key[:-9] + ("a" if recovery_key[-9] != "a" else "b") + recovery_key[-8:], "invalid"),
             ("", "invalid"),
             ("swordfish", "invalid"),
         ]:

@@ -33,7 +33,7 @@ from covey.roles.web.sessions import visitor
 
 blueprint = Blueprint("machines", __name__)
 
-# Not `auth`: this version has one node that writes, so a second one is for those who know, at the command line.
+# Not `auth`: such a machine decides who is who, so to let one in is for those who know, at the command line.
 ROLES = {"inference": "runs models", "gateway": "serves the API", "web": "serves this dashboard"}
 """What the form offers, and what it means."""
 EXPIRIES = {"3600": "In an hour", "86400": "In a day", "604800": "In 7 days", "2592000": "In 30 days"}
