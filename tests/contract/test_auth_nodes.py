@@ -408,7 +408,7 @@ async def test_the_feeds_say_who_did_it(net: Network) -> None:
 async def test_each_method_is_for_the_parties_that_it_names(net: Network) -> None:
     contracts = [value for value in vars(membership).values() if isinstance(value, Unary | Streaming)]
     assert {contract.name.partition(".")[0] for contract in contracts} == {"auth"}
-    assert len(contracts) == 7
+    assert len(contracts) == 9
     with pytest.raises(CallError) as denied:
         async with net.operator.stream(TAIL_MEMBERS, Tail({})) as batches:
             await anext(batches)

@@ -10,9 +10,11 @@ from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKe
 from covey.contracts.membership import (
     INVITE_NODE,
     LIST_INVITES,
+    REMOVE_NODE,
     REVOKE_INVITE,
     InviteNode,
     ListInvites,
+    RemoveNode,
     RevokeInvite,
 )
 from covey.errors import CallError
@@ -138,3 +140,18 @@ async def test_any_auth_node_lists_every_invite_and_passes_its_revocation_to_the
         await cluster.lose_power(bob)
         listed = await carol.operator.call(LIST_INVITES, ListInvites(OPERATOR))
         assert listed.silent == ("bob",) or made[1].id not in {invite.id for invite in listed.invites}
+
+
+async def test_a_removal_s_cutoff_is_what_any_reachable_auth_node_holds(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob, carol = await three(cluster)
+        cluster.network.cut(alice.machine, bob.machine)
+        await trio.sleep(30)
+        key = await new_key(bob)  # carol has it; alice will, through carol, if not at once
+        await agreed([bob, carol])
+        await alice.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+        await agreed([alice, carol])
+        for node in (alice, carol):
+            row = View(node.store.reader).get(KeyRow, key.id)
+            assert row is not None
+            assert row.created is not None

@@ -28,7 +28,7 @@ from covey.cluster.standing import Standing
 from covey.contracts.cluster import LINKS, NOTICE, LinkList, LinkStatus, Notice
 from covey.contracts.joining import JoinAnswer, JoinRequest
 from covey.contracts.method import Nothing
-from covey.contracts.replication import TAIL_SECRET
+from covey.contracts.replication import HEADS, TAIL_SECRET
 from covey.errors import CallError
 from covey.store.feed_log import GENESIS_KEY
 from covey.store.feeds import Clock
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 PORT_DEFAULT = 26840
 LOOK_AT_INTERFACES_SECONDS = 2.0
+HEAR_SECONDS_MAX = 3.0
 ASK_BEFORE_WRITING_SECONDS_MAX = 3.0
 """How long an auth node's first write waits for another one to say what it wrote before: its disk may have been put
 back to an older state, and no sequence number may be used twice."""
@@ -160,6 +161,22 @@ class Cluster:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """See `ClusterDoor.addresses`."""
         return self._exchange.known()
+
+    async def hear_all(self, *, but: str) -> None:
+        """See `ClusterDoor.hear_all`."""
+        bus = self._bus.stamped("auth")
+
+        async def hear(peer: PeerId) -> None:
+            try:
+                await self.sync.applied((await bus.call(HEADS, Nothing(), to=peer)).heads)
+            except CallError as error:
+                log.warning("%s did not say what it holds: %s", bus.name_of(peer), error.message)
+
+        with trio.move_on_after(HEAR_SECONDS_MAX):
+            async with trio.open_nursery() as nursery:
+                for peer in bus.serving(HEADS):
+                    if peer not in (but, self._bus.me):
+                        nursery.start_soon(hear, peer)
 
     async def caught_up(self) -> None:
         """See `ClusterDoor.caught_up`."""

@@ -105,6 +105,10 @@ class ClusterDoor(Protocol):
         """Where members were last reached, by peer id, this node included."""
         ...
 
+    async def hear_all(self, *, but: str) -> None:
+        """Take in what every other auth node but one holds that is linked and answers; for some seconds at most."""
+        ...
+
     async def caught_up(self) -> None:
         """Until this node has heard, since it started, what another auth node holds; for some seconds at most. At once
         where there is no other.
@@ -136,6 +140,9 @@ class Alone:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """None."""
         return {}
+
+    async def hear_all(self, *, but: str) -> None:
+        """There is nobody to ask."""
 
     async def caught_up(self) -> None:
         """There is nobody to ask."""

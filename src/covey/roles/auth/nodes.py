@@ -22,6 +22,7 @@ from covey.roles.auth.credentials import administrator
 from covey.roles.auth.minted import minted_by, revocations
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.role_names import checked_roles
+from covey.roles.base import ClusterDoor
 from covey.store.entries import FeedId
 from covey.store.feed_log import read_heads
 from covey.store.feeds import Decision, Receipt
@@ -47,16 +48,21 @@ class Nodes:
 
     Args:
         realm: what the auth role's parts share.
+        cluster: reaches the other auth nodes.
         me: this node's peer id.
     """
 
-    def __init__(self, realm: Realm, me: str) -> None:
+    def __init__(self, realm: Realm, cluster: ClusterDoor, me: str) -> None:
         self._realm = realm
+        self._cluster = cluster
         self._me = me
 
     async def remove_node(self, caller: Caller, request: RemoveNode) -> Member:
         """Serve REMOVE_NODE."""
         realm = self._realm
+        administrator(realm.view, caller, request.actor, realm.clock.now())
+        # What the others have heard of it counts: the cutoff is the highest head that any of them holds.
+        await self._cluster.hear_all(but=find(realm.view, request.node).peer)
 
         def decide(reader: Reader) -> Decision[Member]:
             view = View(reader)

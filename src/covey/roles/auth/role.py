@@ -141,7 +141,7 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
 
 def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus, me, book = parts.bus, parts.identity.peer_id, InviteBook(parts.store.local(AREA))
-    invites, nodes = NodeInvites(realm, book, parts.cluster, bus), Nodes(realm, me)
+    invites, nodes = NodeInvites(realm, book, parts.cluster, bus), Nodes(realm, parts.cluster, me)
     bus.serve(membership.INVITE_NODE, invites.invite_node)
     bus.serve(membership.LIST_INVITES, invites.list_invites)
     bus.serve(membership.REVOKE_INVITE, invites.revoke_invite)
