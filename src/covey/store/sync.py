@@ -367,7 +367,10 @@ class Sync:
     async def _keep_time(self) -> None:
         """Let entries count whose clock was too far ahead, once it is not; and mend what this node's own clock did."""
         while True:
-            await self._store.commit(self._release)
+            try:
+                await self._store.commit(self._release)
+            except CallError as error:  # a disk that is full for a while
+                log.warning("What waits for its time could not be looked through: %s", error.message)
             if next(self._store.reader.scan(b"f/", limit=1), None) is None:
                 self.ahead.clear()
             await trio.sleep(RELEASE_SECONDS)
