@@ -304,7 +304,7 @@ async def test_a_disabled_persons_chat_is_cut_and_another_ones_is_not() -> None:
                 nursery.start_soon(partial(chat, node, owner))
             await eventually(lambda: node.inference.running == 2)
             await here.say(OwnerStanding(owner="ann", epoch=2, active=False, by="x"))
-            await eventually(lambda: node.inference.running == 1, CUT_SECONDS_MAX)
+            await eventually(lambda: node.inference.running == 1 and bool(ended), CUT_SECONDS_MAX)
             assert ended == {"ann": "unauthenticated session"}
             nursery.cancel_scope.cancel()
 
