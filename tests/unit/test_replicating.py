@@ -27,6 +27,7 @@ from covey.store.entries import SIGNATURE_BYTES, Entry, EntryError, FeedId, Head
 from covey.store.feed_log import (
     GENESIS_KEY,
     INCARNATION_KEY,
+    VERDICT_KEY,
     Proof,
     encode_head,
     head_key,
@@ -40,7 +41,7 @@ from covey.store.feed_log import (
     release,
     settle_anew,
 )
-from covey.store.feeds import AHEAD_ENTRIES_MAX, Author
+from covey.store.feeds import AHEAD_ENTRIES_MAX, Author, upgraded_view
 from covey.store.genesis import found, parse_recovery_key
 from covey.store.hybrid_clock import farthest
 from covey.store.identity import Identity
@@ -408,6 +409,19 @@ def test_a_node_whose_clock_was_wrong_says_again_what_it_said_then() -> None:
     assert AHEAD_ENTRIES_MAX > 0
 
 
+def test_rows_of_an_older_version_are_no_damage_and_made_anew() -> None:
+    """As `covey store check` sees a folder that the new version has not started on yet."""
+    alice, _ = network(ALICE, BOB)
+    alice.say(key())
+    rows = [name for name, _ in alice.kv.scan(b"v/")]
+    alice.kv.write([(VIEW_KEY, b"2"), *((name, None) for name in rows[1:]), (VERDICT_KEY, None)])
+    assert check_reader(alice.kv).problems == ()
+    alice.kv.write(upgraded_view(alice.kv))
+    assert [name for name, _ in alice.kv.scan(b"v/")] == rows
+    assert check_reader(alice.kv).problems == ()
+    assert upgraded_view(alice.kv) == []
+
+
 def test_a_removed_author_fills_no_disk() -> None:
     alice, bob = network(ALICE, BOB)
     alice.say(Remove(BOB.peer_id, {}, "x"))
@@ -420,6 +434,8 @@ def test_a_removed_author_fills_no_disk() -> None:
     alice.write(overlay)
     (error,) = alice.take([seal(BOB, entry)]).refused
     assert error.reason == "removed"
+    assert has_applied(alice.kv, {feed: VOID_ENTRIES_MAX + 9})  # as far as it ever will
+    assert not has_applied(alice.kv, {alice.own("keys"): 9})
 
 
 def test_an_error_among_entries_is_refused_in_its_place() -> None:

@@ -55,8 +55,8 @@ class Link(Protocol):
         ...
 
 
-BASE_FAMILY = "cluster."
-"""Methods of every node, by which others watch it: served while it drains, too."""
+BASE_FAMILIES = ("cluster.", "feeds.")
+"""By which others watch a node, and know what it knows: served while it drains, too."""
 
 
 def _nobody_knows(_: PeerId) -> str:
@@ -121,7 +121,7 @@ class Bus:
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of the methods served to others, sorted; while draining, only those of the base."""
-        return tuple(sorted(name for name in self._served if not self._draining or name.startswith(BASE_FAMILY)))
+        return tuple(sorted(name for name in self._served if not self._draining or name.startswith(BASE_FAMILIES)))
 
     def drain(self) -> None:
         """Tell every peer to send its calls elsewhere from now on; what runs goes on, and this process still calls."""

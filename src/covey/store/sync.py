@@ -5,7 +5,7 @@ lying holds nothing back. Catch-up asks one first. What is wrong is refused and 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -17,12 +17,12 @@ from covey.contracts.method import Party
 from covey.contracts.replication import ACKNOWLEDGE, HASH_BYTES, TAILS, FeedEntries, Heads, Tail
 from covey.errors import CallError
 from covey.store.denied import keep_denied
-from covey.store.entries import KINDS, FeedId, Sealed
+from covey.store.entries import KINDS, FeedId, Sealed, is_feed
 from covey.store.feed_log import GENESIS_KEY, read_entries, read_head, read_heads, read_verdict, release
 from covey.store.feeds import Author, Clock, upgraded_view
 from covey.store.hybrid_clock import farthest
 from covey.store.identity import Identity
-from covey.store.ingest import Aftermath, Ingested, ingest, ingest_proofs
+from covey.store.ingest import VOID_ENTRIES_MAX, Aftermath, Ingested, ingest, ingest_proofs
 from covey.store.kv import Batch, Reader
 from covey.store.membership import READERS
 from covey.store.pulse import Pulse
@@ -86,6 +86,7 @@ class Sync:
         self._clock = clock
         self._granted = granted
         self._sources: dict[tuple[Kind, PeerId], Source] = {}
+        self._taking = trio.Lock()
         self._once_caught_up: set[Kind] = set()
         self._told: set[tuple[str, str]] = set()
         self._behind_since: float | None = None
@@ -133,11 +134,7 @@ class Sync:
         for source in self._sources.values():
             for feed, seq in source.heads.items():
                 wanted[feed] = max(seq, wanted.get(feed, 0))
-        reader = self._store.reader
-        frozen = read_verdict(reader).frozen
-        return sum(
-            max(0, min(seq, frozen.get(feed, NO_LIMIT)) - read_head(reader, feed).seq) for feed, seq in wanted.items()
-        )
+        return sum(missing(self._store.reader, wanted))
 
     def lag_seconds(self) -> float:
         """For how long something has been named that is not here yet; 0.0 while there is nothing."""
@@ -262,13 +259,14 @@ class Sync:
             self._tell(peer, taken)
         if not batch.entries:
             return
-        waiting = self.quarantine.take(kind)
-        applied = await self._ingest(kind, peer, batch.entries, waiting)
-        while applied:  # what came of one kind may be what another kind's have waited for
-            applied = 0
-            for other in KINDS:
-                if early := self.quarantine.take(other):
-                    applied += await self._ingest(other, peer, (), early)
+        # One after the other: what comes early has to be seen waiting by whatever it waits for.
+        async with self._taking:
+            applied = await self._ingest(kind, peer, batch.entries, self.quarantine.take(kind))
+            while applied:  # what came of one kind may be what another kind's have waited for
+                applied = 0
+                for other in KINDS:
+                    if early := self.quarantine.take(other):
+                        applied += await self._ingest(other, peer, (), early)
 
     async def _ingest(self, kind: Kind, peer: PeerId, entries: tuple[bytes, ...], waiting: list[Sealed]) -> int:
         taken = Ingested(early=waiting)  # unless it comes to that
@@ -386,10 +384,20 @@ class Sync:
 
 
 def has_applied(reader: Reader, heads: Mapping[str, int], kinds: tuple[Kind, ...] = KINDS) -> bool:
-    """Whether a store holds all that these heads name of these kinds, as far as it ever will: frozen feeds end."""
-    frozen = read_verdict(reader).frozen
-    return all(
-        read_head(reader, feed).seq >= min(seq, frozen.get(feed, NO_LIMIT))
-        for feed, seq in heads.items()
-        if feed.startswith(tuple(f"{kind}/" for kind in kinds))
-    )
+    """Whether a store holds all that these heads name of these kinds, as far as it ever will: frozen feeds end, and of
+    a removed author's no more is kept than `VOID_ENTRIES_MAX` beyond what counts.
+    """
+    return not any(missing(reader, {feed: seq for feed, seq in heads.items() if feed.startswith(_prefixes(kinds))}))
+
+
+def missing(reader: Reader, heads: Mapping[str, int]) -> Iterator[int]:
+    """How many entries of each of these feeds are named and not here, though they could be."""
+    verdict = read_verdict(reader)
+    for feed, seq in heads.items():
+        if is_feed(feed):
+            end = min(verdict.frozen.get(feed, NO_LIMIT), verdict.limit(FeedId.parse(feed)) + VOID_ENTRIES_MAX)
+            yield max(0, min(seq, end) - read_head(reader, feed).seq)
+
+
+def _prefixes(kinds: tuple[Kind, ...]) -> tuple[str, ...]:
+    return tuple(f"{kind}/" for kind in kinds)
