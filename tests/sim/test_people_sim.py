@@ -40,8 +40,10 @@ from covey.join import use_as_member
 from covey.node import unwrapped
 from covey.store.entries import KINDS
 from covey.store.genesis import format_recovery_key
+from covey.store.hybrid_clock import AHEAD_SECONDS_MAX
 from covey.store.ingest import batches_after, ingest
 from covey.store.rows import KeyRow, MemberRow
+from covey.store.sync import RELEASE_SECONDS
 from covey.store.view import View
 from covey.store.writer import open_store
 from covey.telemetry.metrics import Metrics
@@ -436,3 +438,21 @@ async def refused(code: str, call: Awaitable[object]) -> CallError:
         await call
     assert caught.value.code == code, caught.value
     return caught.value
+
+
+async def test_a_machine_whose_admission_had_to_wait_is_a_member_once_the_time_has_come(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        bob.clock = MemoryClock(alice.clock.now() + AHEAD_SECONDS_MAX + 60)
+        await cluster.restart(bob)
+        await cluster.linked()
+        made = await bob.operator.call(INVITE_NODE, InviteNode(OPERATOR, ("inference",)))
+        eve = cluster.add("eve")
+        eve.clock = bob.clock
+        await cluster.use_invite(eve, parse_invite(made.token))
+        await until(lambda: alice.cluster.sync.heads() == bob.cluster.sync.heads())
+        assert not alice.cluster.membership.is_member(eve.peer_id)
+        await trio.sleep(60 + 2 * RELEASE_SECONDS)
+        assert alice.cluster.membership.is_member(eve.peer_id)

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from covey.contracts.method import Party
-from covey.store.feed_log import read_heads
+from covey.store.feed_log import VERDICT_KEY, read_heads
 from covey.store.ingest import network_of
 from covey.store.membership import AUTHOR_ROLE
 from covey.store.pulse import Pulse
@@ -24,7 +24,7 @@ class Membership:
         self._rows: dict[PeerId, MemberRow] = {}
         self.authors: frozenset[PeerId] = frozenset()
         """The auth nodes of the network: those of its machines that were admitted as one, and not removed."""
-        self._heads: object = None
+        self._state: object = None
         self._read()
 
     async def watch(self) -> None:
@@ -71,10 +71,13 @@ class Membership:
         return row.name if row and row.name else str(peer)
 
     def _read(self) -> bool:
-        heads = read_heads(self._store.reader, "members/")
-        if heads == self._heads:
+        reader = self._store.reader
+        # Rows change without a new entry, too: with the verdict, and when an entry has waited long enough.
+        waiting = next(reader.scan(b"f/", limit=1), None)
+        state = read_heads(reader, "members/"), reader.get(VERDICT_KEY), waiting
+        if state == self._state:
             return False
-        self._heads = heads
+        self._state = state
         self._rows = {PeerId(row.peer): row for row in View(self._store.reader).all(MemberRow)}
         self.authors = frozenset(
             peer for peer, row in self._rows.items() if AUTHOR_ROLE in row.roles and not row.removed
