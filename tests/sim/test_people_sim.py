@@ -1,9 +1,10 @@
 """What people see of several auth nodes, on virtual time: who has a change, names in conflict, promotion, recovery."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from auth_nodes import OPERATOR, agreed, auth_nodes, new_key
 from trio.testing import MockClock
 
 from covey.bus.bus import Bus
@@ -11,12 +12,9 @@ from covey.cluster.cluster import Cluster
 from covey.cluster.invites import Invite, parse_invite
 from covey.contracts.audit import AUDIT, Audit, AuditStanding
 from covey.contracts.auth import (
-    CREATE_KEY,
     INVITE_PERSON,
     REVOKE_KEY,
     TAKE_RECOVERY_KEY,
-    Actor,
-    CreateKey,
     InvitePerson,
     NewKey,
     RevokeKey,
@@ -38,7 +36,6 @@ from covey.contracts.recovery import RECOVER_PROMOTE, RECOVER_REMOVE, RecoverPro
 from covey.errors import CallError
 from covey.join import use_as_member
 from covey.node import unwrapped
-from covey.store.entries import KINDS
 from covey.store.genesis import format_recovery_key
 from covey.store.hybrid_clock import AHEAD_SECONDS_MAX
 from covey.store.ingest import batches_after, ingest
@@ -50,32 +47,6 @@ from covey.telemetry.metrics import Metrics
 from covey.testing.cluster import CHEAP_AUTH, MemoryClock, MemoryCluster, MemoryNode, open_memory_cluster
 from covey.testing.memory_host import memory_hosts
 from covey.transport.base import PeerId
-
-OPERATOR = Actor()
-
-
-async def auth_nodes(cluster: MemoryCluster, *names: str) -> list[MemoryNode]:
-    nodes = [await cluster.found(names[0])]
-    for name in names[1:]:
-        nodes.append(await cluster.join(name, run=[CHEAP_AUTH]))
-    await cluster.linked()
-    await agreed(nodes)
-    return nodes
-
-
-def hashes(node: MemoryNode) -> dict[str, str]:
-    return {kind: View(node.store.reader).hash(kind) for kind in KINDS}
-
-
-async def agreed(nodes: Sequence[MemoryNode], *, within_seconds: float = 60.0) -> None:
-    with trio.fail_after(within_seconds):
-        while any(hashes(node) != hashes(nodes[0]) for node in nodes):  # noqa: ASYNC110 - on virtual time
-            await trio.sleep(0.1)
-
-
-async def new_key(node: MemoryNode) -> NewKey:
-    return await node.operator.call(CREATE_KEY, CreateKey(OPERATOR))
-
 
 # Who has it
 

@@ -1,16 +1,15 @@
 """Several auth nodes on virtual time: any of them takes writes, and all of them come to one view."""
 
-from collections.abc import Sequence
-
 import msgspec
 import pytest
 import trio
+from auth_nodes import OPERATOR, agreed, auth_nodes, hashes, new_key
 from trio.testing import MockClock
 
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
 from covey.bus.serving import Served
-from covey.contracts.auth import CREATE_KEY, REVOKE_KEY, Actor, CreateKey, NewKey, RevokeKey
+from covey.contracts.auth import REVOKE_KEY, NewKey, RevokeKey
 from covey.contracts.feeds import KeyRevoke
 from covey.contracts.membership import (
     INVITE_NODE,
@@ -25,37 +24,12 @@ from covey.contracts.membership import (
 from covey.contracts.replication import TAIL_KEYS, FeedEntries, Tail
 from covey.errors import CallError
 from covey.store.checking import check_reader
-from covey.store.entries import ENTRY_BYTES_MAX, KINDS, NO_HASH, Entry, FeedId, seal
+from covey.store.entries import ENTRY_BYTES_MAX, NO_HASH, Entry, FeedId, seal
 from covey.store.feed_log import read_verdict
 from covey.store.identity import Identity
 from covey.store.rows import KeyRow
 from covey.store.view import View
-from covey.testing.cluster import CHEAP_AUTH, MemoryCluster, MemoryNode, open_memory_cluster
-
-OPERATOR = Actor()
-
-
-async def three(cluster: MemoryCluster) -> list[MemoryNode]:
-    nodes = [await cluster.found("alice")]
-    for name in ("bob", "carol"):
-        nodes.append(await cluster.join(name, run=[CHEAP_AUTH]))
-    await cluster.linked()
-    await agreed(nodes)
-    return nodes
-
-
-def hashes(node: MemoryNode) -> dict[str, str]:
-    return {kind: View(node.store.reader).hash(kind) for kind in KINDS}
-
-
-async def agreed(nodes: Sequence[MemoryNode], *, within_seconds: float = 60.0) -> None:
-    with trio.fail_after(within_seconds):
-        while any(hashes(node) != hashes(nodes[0]) for node in nodes):  # noqa: ASYNC110 - on virtual time
-            await trio.sleep(0.1)
-
-
-async def new_key(node: MemoryNode) -> NewKey:
-    return await node.operator.call(CREATE_KEY, CreateKey(OPERATOR))
+from covey.testing.cluster import CHEAP_AUTH, MemoryNode, open_memory_cluster
 
 
 def is_revoked(node: MemoryNode, key: NewKey) -> bool:
@@ -65,7 +39,7 @@ def is_revoked(node: MemoryNode, key: NewKey) -> bool:
 
 async def test_any_auth_node_takes_writes_and_all_have_them(autojump_clock: MockClock, seed: int) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        nodes = await three(cluster)
+        nodes = await auth_nodes(cluster, "alice", "bob", "carol")
         keys = [await new_key(node) for node in nodes]
         await agreed(nodes)
         for node in nodes:
@@ -77,14 +51,14 @@ async def test_any_auth_node_takes_writes_and_all_have_them(autojump_clock: Mock
 
 async def test_an_acknowledged_write_is_on_two_disks(autojump_clock: MockClock, seed: int) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        nodes = await three(cluster)
+        nodes = await auth_nodes(cluster, "alice", "bob", "carol")
         key = await new_key(nodes[0])
         assert sum(View(node.store.reader).get(KeyRow, key.id) is not None for node in nodes) >= 2
 
 
 async def test_a_partition_takes_writes_on_both_sides_and_heals(autojump_clock: MockClock, seed: int) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        nodes = await three(cluster)
+        nodes = await auth_nodes(cluster, "alice", "bob", "carol")
         alice, bob, carol = nodes
         key = await new_key(alice)
         await agreed(nodes)
@@ -130,7 +104,7 @@ async def test_any_auth_node_lists_every_invite_and_passes_its_revocation_to_the
     autojump_clock: MockClock, seed: int
 ) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        alice, bob, carol = await three(cluster)
+        alice, bob, carol = await auth_nodes(cluster, "alice", "bob", "carol")
         made = [await node.operator.call(INVITE_NODE, InviteNode(OPERATOR)) for node in (alice, bob)]
         listed = await carol.operator.call(LIST_INVITES, ListInvites(OPERATOR))
         assert {invite.id for invite in listed.invites} >= {invite.id for invite in made}
@@ -153,7 +127,7 @@ async def test_any_auth_node_lists_every_invite_and_passes_its_revocation_to_the
 
 async def test_a_removal_s_cutoff_is_what_any_reachable_auth_node_holds(autojump_clock: MockClock, seed: int) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        alice, bob, carol = await three(cluster)
+        alice, bob, carol = await auth_nodes(cluster, "alice", "bob", "carol")
         cluster.network.cut(alice.machine, bob.machine)
         await trio.sleep(30)
         key = await new_key(bob)  # carol has it; alice will, through carol, if not at once
@@ -169,7 +143,7 @@ async def test_a_removal_s_cutoff_is_what_any_reachable_auth_node_holds(autojump
 async def test_a_disk_put_back_to_an_older_state_uses_no_number_twice(autojump_clock: MockClock, seed: int) -> None:
     """Nothing tells the node: it asks another one what it wrote, before it writes."""
     async with open_memory_cluster(seed=seed) as cluster:
-        nodes = await three(cluster)
+        nodes = await auth_nodes(cluster, "alice", "bob", "carol")
         bob = nodes[1]
         old = bob.disk.copy()
         keys = [await new_key(bob) for _ in range(3)]
@@ -188,7 +162,7 @@ async def test_a_node_that_is_alone_with_an_old_disk_is_found_out_and_goes_on_in
     autojump_clock: MockClock, seed: int
 ) -> None:
     async with open_memory_cluster(seed=seed) as cluster:
-        nodes = await three(cluster)
+        nodes = await auth_nodes(cluster, "alice", "bob", "carol")
         alice, bob, carol = nodes
         old = bob.disk.copy()
         await new_key(bob)
@@ -217,7 +191,7 @@ async def test_an_auth_node_that_sends_what_is_wrong_is_refused_and_told_of(
 ) -> None:
     """A stolen machine: forged, foreign, malformed, too large and future entries, and proofs that prove nothing."""
     async with open_memory_cluster(seed=seed) as cluster:
-        alice, bob, carol = await three(cluster)
+        alice, bob, carol = await auth_nodes(cluster, "alice", "bob", "carol")
         stranger = Identity(b"s" * 32)
         net = bytes.fromhex(alice.cluster.membership.network_id)
 
