@@ -136,7 +136,7 @@ async def measure(seconds: float) -> list[Figure]:
         unix_tokens = await tokens(bus, 1)
         unix_tokens_many = await tokens(bus, 8)
     return [
-        Figure("local call, median", local, "µs", bare, "bare function"),
+        Figure("local call, median", local, "µs", bare, "bare function", goal_max=10),
         Figure("call over a Unix socket, median", unix, "µs", local, "local call"),
         Figure("calls over a Unix socket, 64 in flight", unix_rate, "/s"),
         Figure("tokens, local", local_tokens, "/s"),
