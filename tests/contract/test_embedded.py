@@ -262,8 +262,10 @@ async def test_an_engine_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch)
             if count == 3:
                 (await child_of(backend)).process.send_signal(signal.SIGSTOP)
 
+        # It must not be through with it before it is stopped.
+        endless = Message("user", "Write the numbers 1, 2, 3 and so on, up to 10000.")
         with pytest.raises(CallError) as caught:
-            await backend.generate(msgspec.structs.replace(ASK, max_tokens=400), take)
+            await backend.generate(msgspec.structs.replace(ASK, messages=(endless,), max_tokens=400), take)
         assert caught.value.code == "upstream"
         assert "Paris" in (await ask(backend)).text
 

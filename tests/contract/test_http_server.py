@@ -98,7 +98,7 @@ async def test_writes_that_need_not_wait_leave_others_their_turn() -> None:
     async with serving(app) as served, served.client() as client:
         await client.send(PING)
         assert (await client.answer()).body == b"x" * 10 * WRITES_AT_ONCE
-    assert turns >= 9
+    assert turns >= 5  # of ten: where nobody yields, it is none
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

@@ -83,6 +83,14 @@ class Terminal:
         assert text in self.screen, self.screen
         self.screen = self.screen.partition(text)[2]
 
+    def interrupt_until(self, text: str) -> None:
+        """Press Ctrl-C, again where it came between the prompt and the reading of it, until the text appears."""
+        for _ in range(int(ANSWER_SECONDS)):
+            self.process.send_signal(signal.SIGINT)
+            if select.select([self._master], [], [], 1.0)[0]:
+                break
+        self.expect(text)
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
@@ -144,8 +152,7 @@ def test_a_conversation(node: NodeProcess) -> None:
     terminal.process.send_signal(signal.SIGINT)  # 200 words take 10 s: this stops them
     terminal.expect("> ")
     assert "end" not in terminal.screen
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.expect("Ctrl-D leaves")
+    terminal.interrupt_until("Ctrl-D leaves")
     terminal.type("again\n")
     terminal.expect("again\r\n")
     terminal.expect("again")

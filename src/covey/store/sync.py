@@ -49,10 +49,11 @@ REFUSALS_TOLD_MAX = 64
 
 @dataclass(slots=True)
 class Source:
-    """One auth node as the source of one kind. `heads`: what it last said it holds."""
+    """One auth node as the source of one kind. `heads`: what it last said it holds, once it `has_spoken`."""
 
     scope: trio.CancelScope
     since: float
+    has_spoken: bool = False
     heads: dict[str, int] = field(default_factory=dict[str, int])
     caught_up: bool = False
 
@@ -141,6 +142,15 @@ class Sync:
         self._note_lag()
         return 0.0 if self._behind_since is None else trio.current_time() - self._behind_since
 
+    def _note(self) -> None:
+        """See who has no more to tell, of any kind: what came of one may have let in what another one's waited for."""
+        self._note_lag()
+        for (kind, _), source in self._sources.items():
+            if source.has_spoken and not source.caught_up and self.has(source.heads):
+                source.caught_up = True
+                self._once_caught_up.add(kind)
+        self.changes.beat()
+
     def _note_lag(self) -> None:
         if not self.behind():
             self._behind_since = None
@@ -206,7 +216,7 @@ class Sync:
                         wait_seconds = RETRY_SECONDS_MIN
                     except CallError as error:
                         log.debug("No %s feeds from %s now: %s", kind, peer, error)
-                        source.caught_up = False
+                        source.caught_up = source.has_spoken = False
                         if error.code == "unreachable":
                             return
                     await trio.sleep(wait_seconds)
@@ -228,12 +238,8 @@ class Sync:
         async with bus.stream(TAILS[kind], request, to=peer) as batches:
             async for batch in batches:
                 await self._take(kind, peer, batch)
-                source.heads = batch.heads
-                self._note_lag()
-                if not source.caught_up and self.has(batch.heads):
-                    source.caught_up = True
-                    self._once_caught_up.add(kind)
-                self.changes.beat()
+                source.heads, source.has_spoken = batch.heads, True
+                self._note()
                 if different := self._different(batch) - anew:
                     return different
         return set()
