@@ -2,16 +2,16 @@
 revocation, removals that cross.
 
 After all is healed: no divergence, no resurrected key, no acknowledged write lost (replication.md, invariants 1, 2, 3,
-5, 6, 7 and 8). `make sim SEEDS=1000` plays 10,000 of them; a failure names its seed.
+5, 6, 7 and 8). `make sim SEEDS=100 ARGS='-k histories'` plays 10,000; a failure names its history, which is its seed.
 
-Mutations that these tests catch, tried by hand: last-writer-wins for `revoked`; `say_again` left out; a freeze that
-keeps the higher place of two proofs; removals judged in the order in which they arrive; entries of removed authors
-refused instead of kept (whoever built on them waits for ever); a put-back clock that is not set right.
+Mutations that these catch within some dozen histories: denials of a removed author that nobody says again
+(`tools/mutations.py`), a revocation that counts only where the key is known already, entries of removed authors that
+are refused instead of kept: whoever built on them waits for ever.
 """
 
 from history_world import play
 
-HISTORIES_PER_SEED = 10
+HISTORIES_PER_SEED = 100
 
 
 def test_histories(seed: int) -> None:
@@ -20,3 +20,4 @@ def test_histories(seed: int) -> None:
             play(history)
         except AssertionError as error:
             raise AssertionError(f"history {history}: {error}") from error
+    print(f"histories {seed * HISTORIES_PER_SEED} to {(seed + 1) * HISTORIES_PER_SEED - 1}: all agree, nothing lost")
