@@ -29,6 +29,7 @@ from covey.store.feed_log import (
     INCARNATION_KEY,
     VERDICT_KEY,
     Proof,
+    derive_view,
     encode_head,
     head_key,
     is_future,
@@ -36,6 +37,7 @@ from covey.store.feed_log import (
     proof_key,
     read_entries,
     read_head,
+    read_heads,
     read_proofs,
     read_verdict,
     release,
@@ -48,6 +50,7 @@ from covey.store.identity import Identity
 from covey.store.ingest import VOID_ENTRIES_MAX, Ingested, batches_after, checked_proof, next_batch, take
 from covey.store.memory import MemoryStore
 from covey.store.quarantine import BYTES_MAX, Quarantine
+from covey.store.reissue import reissued
 from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, SessionRow, StandingRow
 from covey.store.sync import has_applied
 from covey.store.tails import position
@@ -171,6 +174,47 @@ def test_a_removed_author_s_denials_are_said_again_and_nothing_else(before: Op, 
     assert row.name == "n2"
     assert check_reader(alice.kv).problems == ()
     assert check_reader(alice.kv).void == 2
+
+
+def test_of_what_is_voided_the_denials_that_still_stand_are_not_said_again() -> None:
+    alice, bob = network(ALICE, BOB)
+    standing = OwnerStanding("o", 2, False, "x")
+    alice.say(KeyRevoke("k", "x"), standing, SessionEnd(b"s"), InvitationUse("i", "b"), PasswordSet("a", 2, "h", "x"))
+    voided: list[Op] = [
+        KeyRevoke("k", "y"),
+        standing,
+        SessionEnd(b"s"),
+        InvitationUse("i", "b"),
+        PasswordSet("a", 1, "h", "y"),
+        Rename(BOB.peer_id, "no denial", "y"),
+        PasswordSet("b", 3, "h", "y"),
+        PasswordSet("b", 2, "h", "y"),
+    ]
+    assert reissued(voided, alice.view) == [PasswordSet("b", 3, "", "y")]
+    assert bob.view.get(KeyRow, "k") is None
+
+
+def test_an_entry_that_waits_and_is_lost_is_waited_for_no_more() -> None:
+    """Its disk was repaired meanwhile."""
+    alice, bob = network(ALICE, BOB)
+    bob.now += 7200
+    bob.say(key())
+    alice.hear(bob)
+    alice.kv.write([(name, None) for name, _ in alice.kv.scan(b"e/keys/")])
+    overlay = Overlay(alice.kv)
+    assert release(overlay, farthest(bob.now)) == []
+    assert [value for name, value in overlay.changes.items() if name.startswith(b"f/")] == [None]
+
+
+def test_what_is_no_feed_s_name_is_nobody_s_entry() -> None:
+    alice, _ = network(ALICE, BOB)
+    rows = {name: value for name, value in derive_view(alice.kv).changes.items() if name.startswith(b"v/")}
+    ends = {feed: head.seq for feed, head in read_heads(alice.kv).items()}
+    assert {
+        name: value
+        for name, value in derive_view(alice.kv, {**ends, "keys/nonsense": 3}).changes.items()
+        if name.startswith(b"v/")
+    } == rows
 
 
 def test_a_voided_password_lets_nobody_in_neither_the_old_nor_the_new() -> None:

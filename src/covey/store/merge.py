@@ -231,8 +231,8 @@ def touched(op: Op) -> tuple[tuple[type[Any], str], ...]:
             return ((SessionRow, digest.hex()),)
         case InvitationCreate(id=invitation) | InvitationUse(id=invitation):
             return ((InvitationRow, invitation),)
-        case Remove():
-            return ()
+        case _:
+            return ()  # a removal's are the verdict's
 
 
 def _changed(old: Row | None, new: Row) -> tuple[Row, ...]:
