@@ -482,6 +482,22 @@ def test_a_removed_author_fills_no_disk() -> None:
     assert not has_applied(alice.kv, {alice.own("keys"): 9})
 
 
+def test_what_waited_has_its_turn_whatever_comes_with_it() -> None:
+    """A node hears the third entry of a feed while the first two wait for what they build on."""
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    carol.say(Rename(BOB.peer_id, "bob", "x"))
+    bob.hear(carol)
+    for number in range(3):
+        bob.say(key(f"k{number}"))
+    entries = [unseal(stored) for batch in batches_after(bob.kv, "keys", {}) for stored in batch]
+    early = alice.take(list(entries[:2])).early
+    assert len(early) == 2
+    missing = [unseal(stored) for batch in batches_after(carol.kv, "members", {}) for stored in batch]
+    alice.take(list(missing))
+    taken = alice.take([entries[2], *early])
+    assert (taken.applied, taken.early) == (3, [])
+
+
 def test_an_error_among_entries_is_refused_in_its_place() -> None:
     alice, bob = network(ALICE, BOB)
     bob.say(key())

@@ -243,12 +243,14 @@ def take(overlay: Overlay, entries: Iterable[Sealed | EntryError], now: float) -
     """
     intake = _Intake(overlay, now)
     taken = intake.taken
-    queues: dict[str, deque[Sealed]] = {}
+    of_feed: dict[str, list[Sealed]] = {}
     for item in entries:
         if isinstance(item, EntryError):
             taken.refused.append(item)
         else:
-            queues.setdefault(item.entry.feed, deque()).append(item)
+            of_feed.setdefault(item.entry.feed, []).append(item)
+    # In their order: what has waited for its turn must not stand behind what has to wait for it.
+    queues = {feed: deque(sorted(some, key=lambda sealed: sealed.entry.seq)) for feed, some in of_feed.items()}
     moved = True
     while moved:
         moved = False
