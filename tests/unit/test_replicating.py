@@ -194,6 +194,22 @@ def test_of_what_is_voided_the_denials_that_still_stand_are_not_said_again() -> 
     assert bob.view.get(KeyRow, "k") is None
 
 
+def test_a_denial_stands_again_where_the_enabling_after_it_is_voided_too() -> None:
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    alice.say(OwnerStanding("o", 1, True, "x"))
+    bob.hear(alice)
+    bob.say(OwnerStanding("o", 2, False, "x"))
+    carol.hear(alice)
+    carol.hear(bob)
+    carol.say(OwnerStanding("o", 3, True, "x"))
+    alice.hear(bob)
+    alice.hear(carol)
+    alice.say(Remove(BOB.peer_id, {}, "x"))
+    assert alice.view.get(StandingRow, "o") == StandingRow(owner="o", epoch=3, active=True)
+    alice.say(Remove(CAROL.peer_id, {}, "x"))
+    assert alice.view.get(StandingRow, "o") == StandingRow(owner="o", epoch=2, active=False)
+
+
 def test_an_entry_that_waits_and_is_lost_is_waited_for_no_more() -> None:
     """Its disk was repaired meanwhile."""
     alice, bob = network(ALICE, BOB)

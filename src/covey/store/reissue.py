@@ -36,8 +36,9 @@ def _is_undone(op: Op, rows: Rows) -> bool:
             row = rows.get(KeyRow, key)
             return row is None or not row.revoked
         case OwnerStanding(owner=owner, epoch=epoch, active=False):
+            # Said again also where somebody has enabled the owner since: that word may be voided in its turn.
             standing = rows.get(StandingRow, owner) or StandingRow(owner=owner)
-            return (standing.epoch, not standing.active) < (epoch, True)
+            return standing.active or standing.epoch < epoch
         case PasswordSet(id=account, epoch=epoch):
             return (rows.get(AccountRow, account) or AccountRow(id=account)).password_epoch < epoch
         case SessionEnd(digest=digest):
