@@ -32,6 +32,8 @@ from covey.store.writer import open_store
 from covey.telemetry.metrics import Metrics
 
 CATCH_UP_KEYS = 20_000
+CATCH_UP_RATIO_MIN = 20 / 23
+"""20,000 entries a second where a core verifies 23,000 signatures."""
 KEYS = 100_000
 REVOCATIONS = 100
 
@@ -165,7 +167,8 @@ def run(seconds: float) -> Iterable[Figure]:
         trio.run(fill, folder / "source", CATCH_UP_KEYS)
         bare = verifications()
         by_clock, by_cpu = trio.run(catch_up, folder / "source", folder / "target")
-        yield Figure("catch-up: verified and applied", by_clock, "1/s", bare, "bare verifications", goal_min=20_000)
+        goal = round(CATCH_UP_RATIO_MIN * bare)
+        yield Figure("catch-up: verified and applied", by_clock, "1/s", bare, "bare verifications", goal_min=goal)
         yield Figure("catch-up: for a second of processor time", by_cpu, "1/CPU s", bare, "bare verifications")
     seen, bare_request = trio.run(revocations, max(20, int(seconds / 2 * REVOCATIONS)))
     plain = statistics.median(bare_request) * 1e3
