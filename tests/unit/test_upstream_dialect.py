@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.backends.completions import SYSTEM_PROMPT, AnswerReader, estimated_tokens, refusal, request_body
+from covey.backends.completions import SYSTEM_PROMPT, AnswerReader, refusal, request_body
 from covey.backends.sse_client import EVENT_BYTES_MAX, EventReader
 from covey.contracts.inference import ChatDelta, ChatRequest, Message, Sampling, Usage
+from covey.dialects.counting import estimated_tokens
 from covey.errors import CallError
 
 REQUEST = ChatRequest("m", (Message("user", "hi", "ann"),), 7, ("x",), Sampling(temperature=0.5, top_k=3))

@@ -167,11 +167,6 @@ def finish_of(reason: str) -> Finish:
     return _FINISHES.get(reason, "stop")
 
 
-def estimated_tokens(request: ChatRequest) -> int:
-    """A guess at the prompt's tokens (four bytes each, four a message) for servers that do not count."""
-    return sum(4 + len(m.content.encode()) // 4 for m in request.messages)
-
-
 def refusal(status: int, body: bytes, retry_after: str = "") -> CallError:
     """What a server's error means for our caller."""
     message, kind, known = _error_of(body)

@@ -16,7 +16,7 @@ import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
 from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find, with_recommended
-from covey.backends.completions import AnswerReader, estimated_tokens, refusal, request_body
+from covey.backends.completions import AnswerReader, refusal, request_body
 from covey.backends.download import Downloader
 from covey.backends.engine import FAILURES_TO_GIVE_UP_WAITING, Child, Engine, EngineSettings
 from covey.backends.engine_pool import EnginePool
@@ -25,6 +25,7 @@ from covey.backends.model_folder import check_model, model_files
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, post_events
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, ModelStatus, PullProgress
+from covey.dialects.counting import estimated_tokens
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 

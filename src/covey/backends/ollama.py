@@ -16,11 +16,12 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.completions import context_exceeded, estimated_tokens
+from covey.backends.completions import context_exceeded
 from covey.backends.connections import tcp_connections
 from covey.backends.sse_client import describe, exhausting
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, Finish, ModelStatus, PullProgress, Usage
+from covey.dialects.counting import estimated_tokens
 from covey.errors import CallError
 from covey.telemetry.logs import redact
 

@@ -17,11 +17,12 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.completions import AnswerReader, estimated_tokens, refusal, request_body
+from covey.backends.completions import AnswerReader, refusal, request_body
 from covey.backends.connections import tcp_connections
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json, post_events
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, ModelStatus
+from covey.dialects.counting import estimated_tokens
 from covey.errors import CallError
 
 log = logging.getLogger(__name__)

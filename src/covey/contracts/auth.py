@@ -78,13 +78,25 @@ class VerifyKey(msgspec.Struct, frozen=True):
 
 
 class KeyLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`None` is no limit. More limits come as further fields."""
+    """What a key, or all keys and sessions of a person together, may use; `None` is no limit.
+
+    Tokens are those of prompts and answers. A day and a month are UTC's.
+    """
 
     requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Whom a key speaks for. `models` empty: every model. `expires_at` in Unix seconds, `None`: never."""
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom a key speaks for. `models` empty: every model. `expires_at` in Unix seconds, `None`: never.
+
+    `limits` are the key's, `owner_limits` the person's over all their keys: both hold. `node_labels`: only nodes with
+    one of these labels may run what the key asks for; none: all. `routes`: the API paths that it may use, one by one or
+    with a `*` at the end; none: all.
+    """
 
     key_id: str
     owner: str
@@ -92,6 +104,9 @@ class Identity(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     limits: KeyLimits = KeyLimits()
     expires_at: int | None = None
+    owner_limits: KeyLimits = KeyLimits()
+    node_labels: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 VERIFY = Unary("auth.verify", VerifyKey, Identity, access=frozenset({"gateway"}), timeout_seconds=2, idempotent=True)

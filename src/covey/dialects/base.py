@@ -1,0 +1,125 @@
+"""What every dialect gives the gateway: a request taken apart, and a writer that renders its answer. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from covey.contracts.inference import (
+    Capability,
+    ChatDelta,
+    ChatRequest,
+    EmbedRequest,
+    Finish,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+
+CHOICES_MAX = 128
+"""How many answers one request may ask for (OpenAI's limit of `n`), over all its prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an answer says of itself. `id` is random, without a prefix; `created` in Unix seconds."""
+
+    id: str
+    model: str
+    created: float
+
+
+class Gathered:
+    """One answer put together from its deltas; what tokens were and why it ended stands here, too."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.reasonings: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish: Finish | None = None
+        self.usage: Usage | None = None
+        self.stopped_by = ""
+        self._calls: dict[int, tuple[str, str, list[str]]] = {}
+
+    def add(self, deltas: Iterable[ChatDelta]) -> None:
+        """The next ones, in order."""
+        for delta in deltas:
+            if delta.text:
+                self.texts.append(delta.text)
+            if delta.reasoning:
+                self.reasonings.append(delta.reasoning)
+            if delta.logprobs:
+                self.logprobs.extend(delta.logprobs)
+            for piece in delta.tool_calls:
+                call_id, name, arguments = self._calls.get(piece.index, ("", "", []))
+                arguments.append(piece.arguments)
+                self._calls[piece.index] = (call_id or piece.id, name or piece.name, arguments)
+            if delta.finish is not None:
+                self.finish = delta.finish
+                self.stopped_by = delta.stopped_by
+            if delta.usage is not None:
+                self.usage = delta.usage
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """The whole reasoning so far."""
+        return "".join(self.reasonings)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls so far, in order."""
+        return tuple(
+            ToolCall(call_id, name, "".join(arguments)) for _, (call_id, name, arguments) in sorted(self._calls.items())
+        )
+
+
+class Writer(Protocol):
+    """Renders the answer to one call: either as a stream, `begin` to `end`, or `whole`. `index` counts a call's chats.
+
+    In a stream each method returns what goes to the client now, maybe nothing. After a failure neither `finish` nor
+    `end` is called: the gateway ends the stream with the dialect's error.
+    """
+
+    def begin(self) -> bytes:
+        """What comes before the first token."""
+        ...
+
+    def deltas(self, index: int, deltas: Sequence[ChatDelta]) -> bytes:
+        """The next deltas of one chat, all that wait; the last one, with `finish`, among them."""
+        ...
+
+    def end(self, answers: Sequence[Gathered], usage: Usage) -> bytes:
+        """Every chat has ended. `answers` by index, all with `finish`; `usage` over all of them."""
+        ...
+
+    def whole(self, answers: Sequence[Gathered], usage: Usage) -> bytes:
+        """The body of an answer that is not streamed; as `end`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A parsed request: what to run (one chat for each choice), and how to answer.
+
+    `fields`: what this dialect calls the field behind a capability, for the error where a model lacks it.
+    """
+
+    chats: tuple[ChatRequest, ...]
+    stream: bool
+    writer: Callable[[Head], Writer]
+    fields: Mapping[Capability, str] = field(default_factory=dict[Capability, str])
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """A parsed request for embeddings.
+
+    `render` takes the head, the vectors (little-endian 32-bit floats) and the count of the inputs' tokens.
+    """
+
+    request: EmbedRequest
+    render: Callable[[Head, Sequence[bytes], int], bytes]
