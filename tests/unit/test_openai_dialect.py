@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covey.contracts.gateway import ModelSummary
-from covey.contracts.inference import MESSAGES_MAX, Usage
-from covey.dialects import openai
-from covey.dialects.openai import ChatCall, Chunks, completion, model_list, model_one, parse_chat
+from covey.contracts.inference import MESSAGES_MAX, ChatDelta, ChatRequest, Usage
+from covey.dialects.base import ChatCall, Gathered, Head, Writer
+from covey.dialects.openai import model_list, model_one, parse_chat
+from covey.dialects.openai_chat import RANGES, ChatBody
 from covey.errors import CallError
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -19,6 +20,21 @@ BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
 
 def parse(**fields: Any) -> ChatCall:
     return parse_chat(json.dumps({**BASE, **fields}).encode())
+
+
+def only(call: ChatCall) -> ChatRequest:
+    (chat,) = call.chats
+    return chat
+
+
+def writer(call: ChatCall) -> Writer:
+    return call.writer(Head("1", 'm"}', 3.7))
+
+
+def gathered(*deltas: ChatDelta) -> Gathered:
+    answer = Gathered()
+    answer.add(deltas)
+    return answer
 
 
 def refusal(body: bytes | dict[str, Any]) -> CallError:
@@ -55,16 +71,16 @@ def test_everything_that_is_understood() -> None:
         user="somebody",
         nonsense={"deep": [1, 2]},
     )
-    assert (call.stream, call.include_usage) == (True, True)
-    assert (call.chat.max_tokens, call.chat.stop) == (7, ("a", "b"))
-    sampling = call.chat.sampling
+    assert call.stream
+    assert (only(call).max_tokens, only(call).stop) == (7, ("a", "b"))
+    sampling = only(call).sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0, 1, 3, 0.5)
     assert (sampling.seed, sampling.presence_penalty, sampling.frequency_penalty) == (-1, -2, 2)
 
 
 def test_null_is_as_good_as_missing() -> None:
-    nulls = dict.fromkeys(set(openai._ChatCompletion.__struct_fields__) - {"model", "messages"})
-    assert parse(**nulls) == parse()
+    nulls = dict.fromkeys(set(ChatBody.__struct_fields__) - {"model", "messages"})
+    assert parse(**nulls).chats == parse().chats
 
 
 def test_roles_and_parts() -> None:
@@ -75,7 +91,7 @@ def test_roles_and_parts() -> None:
         {"role": "function", "content": "4", "name": "add"},
         {"role": "assistant"},
     ]
-    messages = parse(messages=said).chat.messages
+    messages = only(parse(messages=said)).messages
     assert [(one.role, one.content, one.name) for one in messages] == [
         ("system", "be brief", ""),
         ("user", "ab", "ada"),
@@ -141,7 +157,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
     assert (error.code, error.param, error.message) == ("invalid", missing, f"{missing} is required.")
 
 
-@pytest.mark.parametrize(("name", "low", "high"), openai._RANGES)
+@pytest.mark.parametrize(("name", "low", "high"), RANGES)
 def test_ranges(name: str, low: int, high: int) -> None:
     for value in (low, high):
         if (name, value) != ("n", high):
@@ -227,7 +243,7 @@ json_values = st.recursive(
 bodies = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(openai._ChatCompletion.__struct_fields__, json_values),
+        **dict.fromkeys(ChatBody.__struct_fields__, json_values),
         "model": st.just("m") | json_values,
         "messages": st.just(BASE["messages"]) | json_values,
     },
@@ -239,11 +255,11 @@ bodies = st.fixed_dictionaries(
 def test_nothing_but_a_call_error_escapes(body: dict[str, Any]) -> None:
     got = outcome(json.dumps(body).encode())
     if isinstance(got, ChatCall):
-        msgspec.msgpack.encode(got.chat)
+        msgspec.msgpack.encode(got.chats)
         return
     assert got.code in ("invalid", "unsupported")
     assert got.param
-    assert got.param.partition(".")[0].partition("[")[0] in openai._ChatCompletion.__struct_fields__
+    assert got.param.partition(".")[0].partition("[")[0] in ChatBody.__struct_fields__
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
@@ -252,23 +268,24 @@ def test_nothing_but_a_call_error_escapes(body: dict[str, Any]) -> None:
 def test_nothing_but_a_call_error_escapes_from_bytes(body: bytes) -> None:
     got = outcome(body)
     if isinstance(got, ChatCall):
-        msgspec.msgpack.encode(got.chat)
+        msgspec.msgpack.encode(got.chats)
     else:
         assert got.code == "invalid"
 
 
 @given(st.text())
 def test_text_survives_every_shape(text: str) -> None:
-    assume_text = text.encode("utf-8", "ignore").decode()
     for usage in (True, False):
-        one, two, rest = Chunks("id", 'm"}', 1, include_usage=usage).texts([assume_text, "x"]).split(b"\n\n")
+        call = parse(stream=True, stream_options={"include_usage": usage})
+        pieces = [ChatDelta(text + "1"), ChatDelta(""), ChatDelta("x")]
+        one, two, rest = writer(call).deltas(0, pieces).split(b"\n\n")
         assert rest == b""
-        assert json.loads(one[6:])["choices"][0]["delta"] == {"content": assume_text}
+        assert json.loads(one[6:])["choices"][0]["delta"] == {"content": text + "1"}
         assert json.loads(two[6:])["choices"][0]["delta"] == {"content": "x"}
         assert ("usage" in json.loads(one[6:])) == usage
-    body = json.loads(completion("id", "m", 1, assume_text, "stop", Usage(1, 2, 1)))
-    assert body["choices"][0]["message"]["content"] == assume_text
-    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
+    body = json.loads(writer(parse()).whole([gathered(ChatDelta(text), ChatDelta(finish="stop"))], Usage(1, 2, 1)))
+    assert body["choices"][0]["message"]["content"] == text
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 1
 
 
 def test_the_list_of_models() -> None:
@@ -281,9 +298,12 @@ def test_the_list_of_models() -> None:
 
 
 def test_a_stream_s_chunks_end_with_a_reason_and_where_asked_for_with_usage() -> None:
-    chunks = Chunks("chatcmpl-1", "m", 3, include_usage=True)
-    sent = chunks.role() + chunks.texts(["Hel", "lo"]) + chunks.finish("stop") + chunks.usage(Usage(2, 3, 1))
-    events = [json.loads(line.removeprefix("data: ")) for line in sent.decode().split("\n\n") if line]
+    chunks = writer(parse(stream=True, stream_options={"include_usage": True}))
+    deltas = [ChatDelta("Hel"), ChatDelta("lo"), ChatDelta(finish="stop", usage=Usage(2, 3, 1))]
+    sent = chunks.begin() + chunks.deltas(0, deltas) + chunks.end([gathered(*deltas)], Usage(2, 3, 1))
+    lines = [line.removeprefix("data: ") for line in sent.decode().split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    events = [json.loads(line) for line in lines]
     assert [event["choices"][0]["delta"] for event in events[:-1]] == [
         {"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"}, {},
     ]  # fmt: skip

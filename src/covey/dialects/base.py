@@ -14,6 +14,7 @@ from covey.contracts.inference import (
     ToolCall,
     Usage,
 )
+from covey.errors import CallError
 
 CHOICES_MAX = 128
 """How many answers one request may ask for (OpenAI's limit of `n`), over all its prompts."""
@@ -29,7 +30,10 @@ class Head:
 
 
 class Gathered:
-    """One answer put together from its deltas; what tokens were and why it ended stands here, too."""
+    """One answer put together from its deltas; what tokens were and why it ended stands here, too.
+
+    `reasoning_tokens`: how many of them were thought, as far as the back end counted each piece.
+    """
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -38,6 +42,7 @@ class Gathered:
         self.finish: Finish | None = None
         self.usage: Usage | None = None
         self.stopped_by = ""
+        self.reasoning_tokens = 0
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
     def add(self, deltas: Iterable[ChatDelta]) -> None:
@@ -47,6 +52,7 @@ class Gathered:
                 self.texts.append(delta.text)
             if delta.reasoning:
                 self.reasonings.append(delta.reasoning)
+                self.reasoning_tokens += 0 if delta.text else delta.tokens
             if delta.logprobs:
                 self.logprobs.extend(delta.logprobs)
             for piece in delta.tool_calls:
@@ -80,8 +86,8 @@ class Gathered:
 class Writer(Protocol):
     """Renders the answer to one call: either as a stream, `begin` to `end`, or `whole`. `index` counts a call's chats.
 
-    In a stream each method returns what goes to the client now, maybe nothing. After a failure neither `finish` nor
-    `end` is called: the gateway ends the stream with the dialect's error.
+    In a stream each method returns what goes to the client now, maybe nothing. After a failure `failed` takes the
+    place of `end`.
     """
 
     def begin(self) -> bytes:
@@ -94,6 +100,10 @@ class Writer(Protocol):
 
     def end(self, answers: Sequence[Gathered], usage: Usage) -> bytes:
         """Every chat has ended. `answers` by index, all with `finish`; `usage` over all of them."""
+        ...
+
+    def failed(self, error: CallError) -> bytes:
+        """The last bytes of a stream that failed: they tell the error, and never say that the answer is complete."""
         ...
 
     def whole(self, answers: Sequence[Gathered], usage: Usage) -> bytes:

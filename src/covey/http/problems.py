@@ -1,34 +1,13 @@
-"""A `CallError` as HTTP tells it: status, OpenAI's type and code, headers. One table; only bodies differ by dialect."""
+"""A `CallError` as HTTP tells it: status and headers. The table and the bodies are `covey.dialects.problems`'s."""
 
 import math
 from collections.abc import Mapping
 
-import msgspec
+from covey.dialects.problems import TABLE, openai_body
+from covey.errors import CallError
 
-from covey.errors import CallError, Code
+__all__ = ["STATUS_BY_REASON", "TABLE", "headers_of", "openai_body", "status_of"]
 
-# code -> (status, type, code for clients unless the error carries a `reason`)
-TABLE: Mapping[Code, tuple[int, str, str]] = {
-    "invalid": (400, "invalid_request_error", "invalid_value"),
-    "unsupported": (400, "invalid_request_error", "unsupported_value"),
-    "unauthenticated": (401, "authentication_error", "invalid_api_key"),
-    "forbidden": (403, "permission_error", "forbidden"),
-    "denied": (403, "permission_error", "route_not_allowed"),
-    "not_found": (404, "invalid_request_error", "not_found"),
-    "conflict": (409, "invalid_request_error", "conflict"),
-    "too_large": (413, "invalid_request_error", "request_too_large"),
-    "rate_limited": (429, "rate_limit_error", "requests"),
-    "loading": (503, "service_unavailable", "model_loading"),
-    "no_capacity": (503, "service_unavailable", "no_capacity"),
-    "draining": (503, "service_unavailable", "draining"),
-    "unreachable": (503, "service_unavailable", "no_capacity"),
-    "peer_lost": (502, "api_error", "upstream_lost"),
-    "upstream": (502, "api_error", "upstream_failed"),
-    "protocol": (502, "api_error", "upstream_failed"),
-    "deadline": (504, "timeout", "timeout"),
-    "storage": (503, "service_unavailable", "storage"),
-    "internal": (500, "api_error", "internal_error"),
-}
 STATUS_BY_REASON: Mapping[str, int] = {
     "method_not_allowed": 405,
     "slow_body": 408,
@@ -42,21 +21,6 @@ _RETRYABLE = frozenset({"rate_limited", "loading", "no_capacity", "draining", "u
 def status_of(error: CallError) -> int:
     """The HTTP status of an error."""
     return STATUS_BY_REASON.get(error.reason, TABLE[error.code][0])
-
-
-def openai_body(error: CallError) -> bytes:
-    """The body on OpenAI's paths: `{"error": {"message", "type", "param", "code"}}`."""
-    _, kind, code = TABLE[error.code]
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": kind,
-                "param": error.param or None,
-                "code": error.reason or code,
-            }
-        }
-    )
 
 
 def headers_of(error: CallError) -> list[tuple[bytes, bytes]]:

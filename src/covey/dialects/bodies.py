@@ -1,0 +1,102 @@
+"""What all dialects read alike: JSON to a typed request, ranges, stop sequences, the model's name. Pure.
+
+Unknown fields are ignored, as the services do that clients were written for. Every error names the field in the
+client's own terms: `messages[2].content[0].text`.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from covey.contracts.inference import STOP_MAX
+from covey.errors import CallError
+
+STOP_CHARS_MAX = 512
+MODEL_CHARS_MAX = 200
+CAUSE_CHARS_MAX = 200
+"""How much of what a decoder says, or a client sent, is shown in an error."""
+TOKEN_COUNT_MAX = 2**31 - 1
+SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
+
+Range = tuple[str, float, float]
+"""The name of a field, and the least and the greatest that it may be."""
+
+T = TypeVar("T")
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """JSON to a typed request.
+
+    Raises:
+        CallError: `invalid`, with `param` where it is about one field.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _misfit(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        cause = _cause(error) if body.strip() else "it is empty"
+        raise CallError("invalid", f"The request body is not JSON that can be read: {cause}.") from error
+
+
+def _misfit(error: msgspec.ValidationError) -> CallError:
+    message, _, path = str(error).partition(" - at `$")
+    param = path.rstrip("`").lstrip(".")
+    if missing := re.search(r"missing required field `(\w+)`", message):
+        param = f"{param}.{missing[1]}".lstrip(".")
+        return CallError("invalid", f"{param} is required.", param=param)
+    where = param or "The request body"
+    return CallError("invalid", f"{where} is of the wrong kind: {_plain(message)}.", param=param)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return _plain(str(error))
+
+
+def _plain(message: str) -> str:
+    text = message.replace("`", "").rstrip(".")[:CAUSE_CHARS_MAX]
+    return text if text.startswith("JSON") else text[:1].lower() + text[1:]
+
+
+def model_name(model: str, param: str = "model") -> str:
+    """The name that the client gave; whether there is such a model is the gateway's business.
+
+    Raises:
+        CallError: `invalid`: it is empty or too long.
+    """
+    if not 0 < len(model) <= MODEL_CHARS_MAX:
+        raise CallError("invalid", f"{param} must have 1 to {MODEL_CHARS_MAX} characters.", param=param)
+    return model
+
+
+def check_ranges(call: object, ranges: Iterable[Range], prefix: str = "") -> None:
+    """See that each of these attributes is `None` or within its range; `prefix`: what they stand in (`options.`).
+
+    Raises:
+        CallError: `invalid`: one is not.
+    """
+    for name, low, high in ranges:
+        value = getattr(call, name)
+        if value is not None and not low <= value <= high:  # NaN fails this too
+            param = prefix + name
+            raise CallError("invalid", f"{param} must be between {low} and {high}.", param=param)
+
+
+def stop_sequences(stop: str | list[str] | None, param: str = "stop") -> tuple[str, ...]:
+    """What ends the answer.
+
+    Raises:
+        CallError: `invalid`: too many, an empty one, or one that is too long.
+    """
+    stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(stops) > STOP_MAX or any(not 0 < len(text) <= STOP_CHARS_MAX for text in stops):
+        raise CallError(
+            "invalid", f"{param} takes up to {STOP_MAX} strings of 1 to {STOP_CHARS_MAX} characters.", param=param
+        )
+    return stops
