@@ -18,6 +18,15 @@ from covey.errors import CODES, CallError
 from covey.http.problems import TABLE
 
 CHAT_PATH = "/v1/chat/completions"
+USAGE_DETAILS = {
+    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +82,7 @@ async def test_a_whole_completion() -> None:
             "prompt_tokens": 4,
             "completion_tokens": 4,
             "total_tokens": 8,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            **USAGE_DETAILS,
         }
         assert node.inference.requests[0].tenant
 
@@ -100,7 +109,8 @@ async def test_a_stream_to_the_byte(*, include_usage: bool | None) -> None:
     expected += "".join(chunk(f'{{"content":"{word}"}}') for word in ("ein", " €", " 🦆"))
     expected += chunk("{}", '"stop"')
     if include_usage:
-        usage = '{"prompt_tokens":3,"completion_tokens":3,"total_tokens":6,"prompt_tokens_details":{"cached_tokens":0}}'
+        counts = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6, **USAGE_DETAILS}
+        usage = json.dumps(counts, separators=(",", ":"))
         expected += f'{head}[],"usage":{usage}}}\n\n'
     assert answer.body.decode() == expected + "data: [DONE]\n\n"
 

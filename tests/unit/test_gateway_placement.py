@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
+from covey.contracts.auth import Identity
 from covey.contracts.inference import Models, ModelState, ModelStatus
 from covey.contracts.method import Nothing
 from covey.errors import CallError
-from covey.roles.gateway.placement import FRESH_SECONDS, Candidate, Fleet, choose, summarise
+from covey.roles.gateway.placement import FRESH_SECONDS, Candidate, Fleet, Wanted, choose, summarise
 from covey.transport.base import PeerId
 
+MAY = Identity("key", "ada")
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
 
 
@@ -89,7 +92,7 @@ class FakeBus:
 
 def fleet(bus: FakeBus) -> Fleet:
     stand_in: Any = bus
-    return Fleet(stand_in)
+    return Fleet(stand_in, lambda peer: frozenset({"lab"} if peer == B else ()))
 
 
 async def test_one_asks_for_all_that_wait(autojump_clock: trio.testing.MockClock) -> None:
@@ -97,12 +100,12 @@ async def test_one_asks_for_all_that_wait(autojump_clock: trio.testing.MockClock
     seen = fleet(bus)
     async with trio.open_nursery() as nursery:
         for _ in range(20):
-            nursery.start_soon(seen.place, "m")
+            nursery.start_soon(seen.place, Wanted("m"))
     assert bus.asked == [A]
-    assert await seen.place("m") == A
+    assert await seen.place(Wanted("m")) == A
     assert bus.asked == [A]
     await trio.sleep(FRESH_SECONDS)
-    await seen.place("m")
+    await seen.place(Wanted("m"))
     assert bus.asked == [A, A]
 
 
@@ -111,12 +114,12 @@ async def test_a_new_node_is_seen_at_once_and_one_that_left_is_forgotten(
 ) -> None:
     bus = FakeBus(a=(status(),))
     seen = fleet(bus)
-    await seen.place("m")
+    await seen.place(Wanted("m"))
     bus.views[B] = (status("other"),)
-    assert await seen.place("other") == B
+    assert await seen.place(Wanted("other")) == B
     del bus.views[B]
     with pytest.raises(CallError) as caught:
-        await seen.place("other")
+        await seen.place(Wanted("other"))
     assert (caught.value.code, caught.value.reason) == ("not_found", "model_not_found")
 
 
@@ -128,7 +131,7 @@ async def test_a_node_that_hangs_costs_a_moment_once(
     seen = fleet(bus)
     began = trio.current_time()
     for _ in range(40):
-        assert await seen.place("m") == A
+        assert await seen.place(Wanted("m")) == A
         await trio.sleep(0.1)
     assert trio.current_time() - began < 4 + 1.1
     assert bus.asked.count(B) == 1
@@ -139,11 +142,11 @@ async def test_the_only_node_is_asked_again_however_it_failed(autojump_clock: tr
     bus = FakeBus(a=CallError("internal", "a bug"))
     seen = fleet(bus)
     with pytest.raises(CallError) as caught:
-        await seen.place("m")
+        await seen.place(Wanted("m"))
     assert (caught.value.code, caught.value.reason) == ("unreachable", "no_capacity")
     bus.views[A] = (status(),)
     await trio.sleep(FRESH_SECONDS)
-    assert await seen.place("m") == A
+    assert await seen.place(Wanted("m")) == A
 
 
 async def test_requests_in_flight_count_against_a_node(autojump_clock: trio.testing.MockClock) -> None:
@@ -151,7 +154,7 @@ async def test_requests_in_flight_count_against_a_node(autojump_clock: trio.test
     seen = fleet(bus)
     chosen = []
     for _ in range(4):
-        chosen.append(await seen.place("m"))
+        chosen.append(await seen.place(Wanted("m")))
         seen.started(chosen[-1], "m")
     assert chosen == [A, B, A, B]
     for peer in chosen:
@@ -162,8 +165,41 @@ async def test_requests_in_flight_count_against_a_node(autojump_clock: trio.test
 async def test_the_default_model_is_one_that_may_and_can(autojump_clock: trio.testing.MockClock) -> None:
     bus = FakeBus(a=(status("a", "failed"), status("b", "loaded"), status("c", "on_disk")))
     seen = fleet(bus)
-    assert await seen.default_model() == "b"
-    assert await seen.default_model(("c",)) == "c"
-    assert await seen.default_model(("a",)) == "a"
+    assert await seen.name_of("", MAY) == "b"
+    assert await seen.name_of("", replace(MAY, models=("c",))) == "c"
+    assert await seen.name_of("", replace(MAY, models=("a",))) == "a"
     with pytest.raises(CallError, match="no model"):
-        await seen.default_model(("z",))
+        await seen.name_of("", replace(MAY, models=("z",)))
+
+
+async def test_ollamas_way_to_write_a_name(autojump_clock: trio.testing.MockClock) -> None:
+    seen = fleet(FakeBus(a=(status("m"), status("n:latest"))))
+    assert await seen.name_of("m:latest", MAY) == "m"
+    assert await seen.name_of("n:latest", MAY) == "n:latest"
+    assert await seen.name_of("nobody:latest", MAY) == "nobody:latest"
+
+
+async def test_only_a_node_that_can_do_it_is_chosen(autojump_clock: trio.testing.MockClock) -> None:
+    seen = fleet(FakeBus(a=(status(),), b=(replace(status(), capabilities=("chat", "tools")),)))
+    assert await seen.place(Wanted("m", {"chat": "model"})) == A
+    assert await seen.place(Wanted("m", {"tools": "tools"})) == B
+    assert await seen.place(Wanted("m", {"tools": "tools"}), {B}) is None
+    with pytest.raises(CallError, match="response_format: the model 'm' cannot keep to JSON") as caught:
+        await seen.place(Wanted("m", {"json": "response_format"}))
+    assert (caught.value.code, caught.value.param) == ("unsupported", "response_format")
+
+
+async def test_a_key_for_some_machines_uses_no_other(autojump_clock: trio.testing.MockClock) -> None:
+    seen = fleet(FakeBus(a=(status(), status("only-a")), b=(status(),)))
+    assert await seen.place(Wanted("m", labels=frozenset({"lab", "x"}))) == B
+    with pytest.raises(CallError, match="labelled lab") as caught:
+        await seen.place(Wanted("only-a", labels=frozenset({"lab"})))
+    assert (caught.value.code, caught.value.reason) == ("forbidden", "node_not_allowed")
+    may = replace(MAY, node_labels=("lab",))
+    assert [model.name for model in await seen.summaries(may)] == ["m"]
+    assert [model.name for model in await seen.summaries(replace(may, models=("z",)))] == []
+    assert [model.name for model in await seen.summaries()] == ["m", "only-a"]
+
+
+async def test_a_model_that_goes_while_it_is_tried_is_no_new_trouble(autojump_clock: trio.testing.MockClock) -> None:
+    assert await fleet(FakeBus(a=(status("other"),))).place(Wanted("m"), {B}) is None

@@ -1,4 +1,4 @@
-"""Who may ask, and how often. One credential extractor for every path and every spelling."""
+"""Who may ask for what. One credential extractor for every path and every spelling."""
 
 import logging
 
@@ -9,9 +9,7 @@ from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, Actor, AuthorizeAc
 from covey.contracts.keys import INVALID_KEY
 from covey.contracts.keys import parse as parse_key
 from covey.errors import CallError
-from covey.roles.base import Clock, Lifecycle
-from covey.roles.gateway.limits import Decision, RequestLimiter
-from covey.telemetry.metrics import Metrics
+from covey.roles.base import Clock
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +21,11 @@ OPERATOR = Identity(key_id="operator", owner="operator", role="admin")
 
 
 class Admission:
-    """Verifies credentials through the auth role, wherever it is, and counts requests against limits."""
+    """Verifies credentials through the auth role, wherever it is, and tells it which were used."""
 
-    def __init__(self, bus: BusHandle, clock: Clock, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    def __init__(self, bus: BusHandle, clock: Clock) -> None:
         self._bus = bus
         self._clock = clock
-        self._lifecycle = lifecycle
-        self._metrics = metrics
-        self._limiter = RequestLimiter()
         self._used_at: dict[str, int] = {}
 
     async def identify(self, key: VerifyKey) -> Identity:
@@ -47,18 +42,6 @@ class Admission:
     async def identify_actor(self, actor: Actor) -> Identity:
         """Whom a session or a key speaks for, asked for by the dashboard."""
         return await self._bus.call(AUTHORIZE, AuthorizeActor(actor))
-
-    def admit(self, identity: Identity) -> Decision | None:
-        """Count a request; what the limiter said, or `None` where no limit is set. Refuse while draining.
-
-        The decision may be a refusal: turn it into an error with `refusal`, and show its headers either way.
-        """
-        if self._lifecycle.draining:
-            raise CallError("draining", "This node is stopping; ask another.", retry_after_seconds=1.0)
-        per_minute = identity.limits.requests_per_minute
-        if per_minute is None:
-            return None
-        return self._limiter.take(identity.key_id, per_minute, trio.current_time())
 
     async def report_use(self, *, every_seconds: float) -> None:
         """Tell the auth role now and then which keys were used; runs until cancelled."""
@@ -90,15 +73,14 @@ def asked_key(text: str) -> VerifyKey:
     return VerifyKey(parsed.key_id, parsed.digest)
 
 
-def refusal(decision: Decision) -> CallError:
-    """The error of a request beyond its limit."""
-    return CallError(
-        "rate_limited",
-        f"The key's limit of {decision.limit} requests a minute is reached."
-        f" Try again in {max(decision.retry_after_seconds, 0.1):.1f} s.",
-        reason="requests",
-        retry_after_seconds=decision.retry_after_seconds,
-    )
+def check_route(identity: Identity, route: str) -> None:
+    """Raise `forbidden` where the key may not use a path, as the table of routes names it."""
+    if identity.routes and not any(_covers(pattern, route) for pattern in identity.routes):
+        raise CallError("forbidden", f"This key may not use {route}.", reason="route_not_allowed")
+
+
+def _covers(pattern: str, route: str) -> bool:
+    return route.startswith(pattern[:-1]) if pattern.endswith("*") else route == pattern
 
 
 def check_model(identity: Identity, model: str) -> None:

@@ -1,260 +1,154 @@
-"""One chat from admission to its last token, for HTTP and the bus alike; usage is recorded once, where it ended."""
+"""Opens the answers to a request: counted, placed, streamed, and ended with whoever asked."""
 
-import logging
-import math
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 from msgspec.structs import replace
 
+from covey.bus.background import open_background
 from covey.bus.bus import BusHandle
-from covey.bus.replies import Replies
 from covey.contracts.auth import Identity
-from covey.contracts.inference import CHAT, ChatDelta, ChatRequest, Finish, Usage
-from covey.errors import CallError, Code
+from covey.contracts.inference import CHAT, EMBED, Capability, ChatRequest, EmbedRequest, Usage
+from covey.dialects.counting import estimated_input_tokens, estimated_tokens
+from covey.errors import CallError
 from covey.roles.gateway.admission import check_model
-from covey.roles.gateway.live import Live
-from covey.roles.gateway.placement import Fleet
-from covey.roles.gateway.stats import Tally
-from covey.telemetry.metrics import Metrics
-from covey.transport.base import PeerId
-
-log = logging.getLogger(__name__)
-
-
-RETRIES_MAX = 2
-RETRY_SHARE = 0.2
-"""Of the requests in flight, beyond the first few: a cluster that fails all over is not asked everything thrice."""
-RETRYABLE: frozenset[Code] = frozenset({"unreachable", "peer_lost", "draining", "no_capacity", "loading", "upstream"})
-"""What another node may do better. Only before the first token: what was delivered cannot be taken back."""
-
-
-class Route:
-    """The way of one request to a node that has its model, and to another one while nothing was delivered.
-
-    `first`: the node to try first, as placed.
-    """
-
-    def __init__(
-        self,
-        bus: BusHandle,
-        fleet: Fleet,
-        tally: Tally,
-        request: ChatRequest,
-        *,
-        first: PeerId | None,
-        seconds_max: float,
-    ) -> None:
-        self._bus = bus
-        self._fleet = fleet
-        self._tally = tally
-        self._request = request
-        self._deadline = trio.current_time() + seconds_max
-        self._first = first
-        self._tried: set[PeerId] = set()
-        self._failure: CallError | None = None
-        self._peer: PeerId | None = None
-        self._replies: Replies[ChatDelta] | None = None
-        self._stream: AbstractAsyncContextManager[Replies[ChatDelta]] | None = None
-        self._delivered = False
-
-    async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
-        """The next deltas, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
-
-        Raises:
-            CallError: the last node's, where no other is left to try.
-        """
-        while True:
-            if self._replies is None:
-                if until == math.inf:
-                    await self._reach()
-                    continue
-                with trio.CancelScope(deadline=until) as waiting:
-                    await self._reach()
-                if waiting.cancelled_caught:
-                    return None
-                continue
-            try:
-                deltas = await self._replies.batch(until)
-            except CallError as error:
-                if self._delivered or error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
-                    raise
-                self._failure = error
-                await self.leave()
-                continue
-            self._delivered = self._delivered or bool(deltas)
-            return deltas
-
-    async def _reach(self) -> None:
-        peer, self._first = self._first, None
-        if peer is None:
-            peer = await self._fleet.place(self._request.model, self._tried)
-        if self._failure is not None:
-            if peer is None or not self._tally.may_retry(RETRY_SHARE):
-                raise self._failure
-            log.info("Trying another node: %s", self._failure.message)
-        if peer is None:
-            raise CallError("no_capacity", "No node can take the request now.", retry_after_seconds=1.0)
-        self._tried.add(peer)
-        seconds = max(self._deadline - trio.current_time(), 0)
-        try:
-            stream = self._bus.stream(CHAT, self._request, to=peer, timeout_seconds=seconds)
-            replies = await stream.__aenter__()  # `leave` leaves it
-        except CallError as error:
-            if error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
-                raise
-            self._failure = error
-            return
-        self._fleet.started(peer, self._request.model)
-        self._peer, self._stream, self._replies = peer, stream, replies
-
-    async def leave(self) -> None:
-        """Stop the node that works on it, if one does."""
-        if self._peer is not None:
-            self._fleet.ended(self._peer, self._request.model)
-        stream, self._stream = self._stream, None
-        self._peer = self._replies = None
-        if stream is not None:
-            await stream.__aexit__(None, None, None)
-
-
-class Completion:
-    """A running answer: take `batch()` until `finish` is set."""
-
-    def __init__(self, route: Route, model: str, started_at: float, live: Live) -> None:
-        self.model = model
-        self._live = live
-        self.finish: Finish | None = None
-        self.usage: Usage | None = None
-        self.tokens = 0
-        self.started_at = started_at
-        self.first_token_at: float | None = None
-        self.last_token_at = started_at
-        self._route = route
-
-    async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
-        """The next deltas, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
-
-        Raises:
-            CallError: the back end's; `upstream` where it ended without saying how; `unauthenticated` where what the
-                request was let in with counts no more.
-        """
-        deltas: list[ChatDelta] | None = []
-        self._live.check()
-        with trio.CancelScope() as self._live.waiting:
-            deltas = await self._route.batch(until)
-        self._live.check()
-        if not deltas:
-            if deltas is not None and self.finish is None:
-                raise CallError("upstream", f"The model {self.model!r} broke off in the middle of its answer.")
-            return deltas
-        now = trio.current_time()
-        for delta in deltas:
-            if delta.text:
-                self.tokens += delta.tokens or 1
-                if self.first_token_at is None:
-                    self.first_token_at = now
-                self.last_token_at = now
-            if delta.finish is not None:
-                self.finish = delta.finish
-            if delta.usage is not None:
-                self.usage = delta.usage
-        return deltas
-
-    @property
-    def billed(self) -> Usage:
-        """What the engine counted, or, where it was cut short, what was delivered."""
-        return self.usage or Usage(prompt_tokens=0, completion_tokens=self.tokens)
+from covey.roles.gateway.answers import Answers, Choice, prompt_key
+from covey.roles.gateway.books import Asked, Books
+from covey.roles.gateway.limiting import Limiter
+from covey.roles.gateway.needs import OPENAI_FIELDS, needs
+from covey.roles.gateway.patience import Patiences
+from covey.roles.gateway.placement import Fleet, Wanted
+from covey.roles.gateway.way import Way
 
 
 class Completions:
-    """Opens completions, and keeps the books."""
+    """What the API's handlers and the bus's share.
 
-    def __init__(
-        self,
-        bus: BusHandle,
-        fleet: Fleet,
-        tally: Tally,
-        metrics: Metrics,
-        *,
-        in_flight_max: int,
-        request_seconds_max: float,
-    ) -> None:
+    Args:
+        bus: to the inference nodes.
+        fleet: what they have.
+        limiter: counts what keys and people may use.
+        books: what became of each request.
+        patiences: how long requests wait, by model.
+    """
+
+    def __init__(self, bus: BusHandle, fleet: Fleet, limiter: Limiter, books: Books, patiences: Patiences) -> None:
         self._bus = bus
         self._fleet = fleet
-        self._tally = tally
-        self._metrics = metrics
-        self._in_flight_max = in_flight_max
-        self._request_seconds_max = request_seconds_max
-        metrics.in_flight.set_function(lambda: tally.in_flight)
+        self._limiter = limiter
+        self._books = books
+        self._patiences = patiences
+
+    async def count_refused(self, asked: Asked) -> None:
+        """Count a request that could not be read: it is one all the same, and its answer tells the limits."""
+        asked.charge = await self._limiter.admit(asked.identity, prompt_tokens=0, answer_tokens_max=0)
+        asked.charge.settle(0)
 
     @asynccontextmanager
     async def open(
-        self, identity: Identity, chat: ChatRequest, live: Live, *, route: str, started_at: float
-    ) -> AsyncGenerator[Completion, None]:
-        """Place a chat and stream its answer; leaving cancels the engine and writes the usage down.
+        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str]
+    ) -> AsyncGenerator[Answers, None]:
+        """Run a request's chats; leaving the block stops the engines and closes the books.
 
         Args:
-            identity: who pays; already admitted.
-            chat: its `model` "" is the first that can answer.
-            live: the request, which may be ended by a denial.
-            route: for the metrics.
-            started_at: `trio.current_time()` when the request came in.
+            asked: whose request; what becomes of it is written there.
+            chats: one for each choice, at least one, all for one model; "" is the first that can answer.
+            fields: what the dialect calls the field behind a capability.
 
         Raises:
-            CallError: `forbidden`, `not_found`, `no_capacity`, and whatever the node says.
+            CallError: `draining`, `rate_limited`, `forbidden`, `not_found`, `unsupported`, `no_capacity`, and what the
+                node says.
         """
-        if self._tally.in_flight >= self._in_flight_max:
-            raise CallError("no_capacity", "The gateway is busy; try again soon.", retry_after_seconds=1.0)
-        outcome, label, completion = "ok", "unknown", None
-        self._tally.in_flight += 1
-        try:
-            model = chat.model or await self._fleet.default_model(identity.models)
-            check_model(identity, model)
-            request = replace(chat, model=model, tenant=identity.key_id)
-            first = await self._fleet.place(model)  # a model that nobody has is refused here, before it is a label
-            label = model
-            seconds_max = self._request_seconds_max
-            way = Route(self._bus, self._fleet, self._tally, request, first=first, seconds_max=seconds_max)
-            completion = Completion(way, model, started_at, live)
+        with self._books.entry(asked):
+            choices = await self._choices(asked, chats, fields)
+            answers = Answers(asked, choices)
             try:
-                yield completion
+                if len(choices) == 1:
+                    yield answers
+                else:
+                    async with open_background() as nursery:
+                        answers = Answers(asked, choices, nursery)
+                        yield answers
             finally:
-                await way.leave()
-            if completion.finish is None:
-                outcome = "cancelled"
-        except CallError as error:
-            outcome = error.code
-            raise
-        except BaseException:
-            outcome = "cancelled"
-            raise
-        finally:
-            self._tally.in_flight -= 1
-            self._record(label, route, outcome, completion, started_at)
+                asked.usage, asked.node = answers.billed, answers.node
+                for choice in choices:
+                    await choice.way.leave()
+            if not answers.is_complete:
+                asked.outcome = "cancelled"
 
-    def _record(self, label: str, route: str, outcome: str, completion: Completion | None, started_at: float) -> None:
-        now = trio.current_time()
-        metrics = self._metrics.of_model(label)
-        self._metrics.request_ended(route, label, outcome)
-        usage = completion.billed if completion else Usage(0, 0)
-        first_token_seconds: float | None = None
-        if completion is not None:
-            metrics.request_seconds.observe(now - started_at)
-            metrics.prompt_tokens.inc(usage.prompt_tokens)
-            metrics.generation_tokens.inc(usage.completion_tokens)
-            if completion.first_token_at is not None:
-                first_token_seconds = completion.first_token_at - started_at
-                metrics.first_token_seconds.observe(first_token_seconds)
-                if completion.tokens > 1:
-                    span = completion.last_token_at - completion.first_token_at
-                    metrics.token_seconds.observe(span / (completion.tokens - 1))
-        self._tally.record(
-            now,
-            failed=outcome not in ("ok", "cancelled"),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            first_token_seconds=first_token_seconds,
-            request_seconds=now - started_at,
+    async def _choices(
+        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str]
+    ) -> list[Choice]:
+        estimates = [estimated_tokens(chat) for chat in chats]
+        once = {prompt_key(chat): tokens for chat, tokens in zip(chats, estimates, strict=True)}
+        caps = [chat.max_tokens for chat in chats if chat.max_tokens is not None]
+        share = await self._admit(
+            asked, sum(once.values()), sum(caps) if len(caps) == len(chats) else None, answers=len(chats)
         )
+        model = await self._fleet.name_of(chats[0].model, asked.identity)
+        check_model(asked.identity, model)
+        choices: list[Choice] = []
+        for chat, prompt_tokens in zip(chats, estimates, strict=True):
+            limits = [limit for limit in (chat.max_tokens, share) if limit is not None]
+            request = replace(chat, model=model, tenant=asked.identity.key_id, max_tokens=min(limits, default=None))
+            wanted = _wanted(asked.identity, model, needs(chat, fields))
+            # A model that nobody has is refused here, before it is a label of the metrics.
+            first = await self._fleet.place(wanted)
+            asked.model = model
+            way = Way(
+                self._bus, self._fleet, self._books.tally, CHAT, request, wanted, self._patiences.of(model), first=first
+            )
+            choices.append(Choice(chat, way, prompt_tokens))
+        return choices
+
+    async def embed(self, asked: Asked, request: EmbedRequest) -> list[bytes]:
+        """Embed all inputs; their vectors in order. `asked.usage` tells the tokens.
+
+        Raises:
+            CallError: as `open`.
+        """
+        with self._books.entry(asked):
+            estimate = estimated_input_tokens(request)
+            await self._admit(asked, estimate, 0, answers=1)
+            model = await self._fleet.name_of(request.model, asked.identity)
+            check_model(asked.identity, model)
+            wanted = _wanted(asked.identity, model, {"embed": OPENAI_FIELDS["embed"]})
+            first = await self._fleet.place(wanted)
+            asked.model = model
+            request = replace(request, model=model, tenant=asked.identity.key_id)
+            way = Way(
+                self._bus, self._fleet, self._books.tally, EMBED, request, wanted, self._patiences.of(model),
+                first=first,
+            )  # fmt: skip
+            vectors: list[bytes] = []
+            tokens = 0
+            try:
+                while True:
+                    batch = None
+                    with trio.CancelScope() as asked.live.waiting:
+                        batch = await way.batch()
+                    asked.live.check()
+                    if not batch:
+                        break
+                    for part in batch:
+                        vectors.extend(part.vectors)
+                        tokens += part.prompt_tokens
+            finally:
+                asked.usage, asked.node = Usage(tokens, 0), way.node
+                await way.leave()
+            if len(vectors) != len(request.inputs):
+                raise CallError("upstream", f"The model {model!r} did not embed every input.")
+            return vectors
+
+    async def _admit(self, asked: Asked, prompt_tokens: int, answer_tokens: int | None, *, answers: int) -> int | None:
+        """Count a request; returns how many tokens each of its answers may have, `None`: any."""
+        charge = await self._limiter.admit(asked.identity, prompt_tokens=prompt_tokens, answer_tokens_max=answer_tokens)
+        asked.charge = charge
+        if charge.refusal is not None:
+            raise charge.refusal
+        return None if charge.answer_tokens_max is None else max(charge.answer_tokens_max // answers, 1)
+
+
+def _wanted(identity: Identity, model: str, needed: Mapping[Capability, str]) -> Wanted:
+    return Wanted(model, needed, frozenset(identity.node_labels))

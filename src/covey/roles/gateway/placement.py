@@ -1,14 +1,15 @@
-"""Which node runs a request: the least loaded that has the model. Prefix affinity and bounded loads come later."""
+"""Which node runs a request: the least loaded that has the model and may run it. Prefix affinity comes later."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import trio
 
 from covey.bus.bus import BusHandle
+from covey.contracts.auth import Identity
 from covey.contracts.gateway import ModelSummary
-from covey.contracts.inference import CHAT, MODELS, ModelState, ModelStatus
+from covey.contracts.inference import CHAT, MODELS, Capability, ModelState, ModelStatus
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.transport.base import PeerId
@@ -23,6 +24,31 @@ SILENT_SECONDS = 5.0
 """How long a node that did not answer is left alone, where there are others."""
 
 _BEST_FIRST: tuple[ModelState, ...] = ("loaded", "remote", "loading", "on_disk", "failed")
+
+
+LATEST = ":latest"
+"""What Ollama's clients put behind a name that has no tag."""
+_WORDS: Mapping[Capability, str] = {
+    "chat": "chat",
+    "completion": "go on from a raw prompt",
+    "embed": "make embeddings",
+    "tools": "call tools",
+    "vision": "see pictures",
+    "json": "keep to JSON or a schema",
+    "logprobs": "tell its tokens' probabilities",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request needs of a node.
+
+    `needs`: each capability with the field that asked for it. `labels`: the node must carry one of these; none: any.
+    """
+
+    model: str
+    needs: Mapping[Capability, str] = field(default_factory=dict[Capability, str])
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +72,17 @@ def choose(candidates: Iterable[Candidate]) -> Candidate | None:
 def _rank(state: ModelState) -> int:
     # A loaded, a remote and an on-disk model can all answer; one being fetched, or broken, is the last resort.
     return {"loaded": 0, "remote": 0, "on_disk": 1, "loading": 2, "failed": 3}[state]
+
+
+def lacking(wanted: Wanted, statuses: Collection[ModelStatus]) -> CallError | None:
+    """Why none of those that have the model can do what is asked; `None` where one can. Pure."""
+    for capability, param in wanted.needs.items():
+        if not any(capability in status.capabilities for status in statuses):
+            asked = f"{param}: t" if param else "T"
+            return CallError(
+                "unsupported", f"{asked}he model {wanted.model!r} cannot {_WORDS[capability]}.", param=param
+            )
+    return None
 
 
 def summarise(views: Mapping[PeerId, tuple[ModelStatus, ...]], names: Mapping[PeerId, str]) -> tuple[ModelSummary, ...]:
@@ -73,10 +110,16 @@ def summarise(views: Mapping[PeerId, tuple[ModelStatus, ...]], names: Mapping[Pe
 
 
 class Fleet:
-    """The gateway's view of who has which model, and of its own requests in flight."""
+    """The gateway's view of who has which model, and of its own requests in flight.
 
-    def __init__(self, bus: BusHandle) -> None:
+    Args:
+        bus: to the inference nodes.
+        labels_of: what an administrator has labelled a node with.
+    """
+
+    def __init__(self, bus: BusHandle, labels_of: Callable[[PeerId], frozenset[str]]) -> None:
         self._bus = bus
+        self._labels_of = labels_of
         self._views: dict[PeerId, tuple[ModelStatus, ...]] = {}
         self._asked: tuple[PeerId, ...] = ()
         self._asked_at = float("-inf")
@@ -84,55 +127,93 @@ class Fleet:
         self._silent_until: dict[PeerId, float] = {}
         self._in_flight: dict[tuple[PeerId, str], int] = {}
 
-    async def summaries(self) -> tuple[ModelSummary, ...]:
-        """Every model of the live cluster."""
+    async def summaries(self, identity: Identity | None = None) -> tuple[ModelSummary, ...]:
+        """Every model of the live cluster; of those that `identity` may use, where one is given."""
         await self._refresh()
-        return summarise(self._views, {peer: self._bus.name_of(peer) for peer in self._views})
+        views = self._views
+        if identity is not None and identity.node_labels:
+            views = {peer: view for peer, view in views.items() if self._is_labelled(peer, identity.node_labels)}
+        models = summarise(views, {peer: self._bus.name_of(peer) for peer in views})
+        if identity is None or not identity.models:
+            return models
+        return tuple(model for model in models if model.name in identity.models)
 
-    async def place(self, model: str, tried: Collection[PeerId] = ()) -> PeerId | None:
-        """The node that shall run a request for a model; `None` where all that have it were `tried` in vain.
+    def _is_labelled(self, peer: PeerId, labels: Collection[str]) -> bool:
+        return not self._labels_of(peer).isdisjoint(labels)
+
+    async def place(self, wanted: Wanted, tried: Collection[PeerId] = ()) -> PeerId | None:
+        """The node that shall run a request for a model; `None` where all that can were `tried` in vain.
 
         Raises:
-            CallError: `not_found` (`model_not_found`); `unreachable` where no inference node is live.
+            CallError: `not_found` (`model_not_found`); `unsupported` where the model cannot do what is asked;
+                `forbidden` (`node_not_allowed`) where only nodes have it that the key may not use; `unreachable` where
+                no inference node is live.
         """
         await self._refresh()
-        chosen = choose(
-            Candidate(peer, status, self._in_flight.get((peer, model), 0))
+        having = [
+            Candidate(peer, status, self._in_flight.get((peer, wanted.model), 0))
             for peer, statuses in self._views.items()
             for status in statuses
-            if status.name == model and peer not in tried
-        )
-        if chosen is not None:
-            return chosen.peer
-        if tried:
-            return None
-        if not self._views:
+            if status.name == wanted.model
+        ]
+        if not having:
+            if tried:
+                return None
+            raise self._absent(wanted.model)
+        if wanted.labels and not (having := [one for one in having if self._is_labelled(one.peer, wanted.labels)]):
+            labels = ", ".join(sorted(wanted.labels))
             raise CallError(
+                "forbidden",
+                f"No machine that this key may use (labelled {labels}) has the model {wanted.model!r}.",
+                reason="node_not_allowed",
+                param="model",
+            )
+        if wanted.needs:
+            if (error := lacking(wanted, [one.status for one in having])) is not None:
+                raise error
+            having = [one for one in having if wanted.needs.keys() <= set(one.status.capabilities)]
+        chosen = choose(one for one in having if one.peer not in tried)
+        return None if chosen is None else chosen.peer
+
+    def _absent(self, model: str) -> CallError:
+        if not self._views:
+            return CallError(
                 "unreachable",
                 "No inference node is running. Start one with: covey up --role inference",
                 reason="no_capacity",
                 retry_after_seconds=2.0,
             )
-        raise CallError(
+        return CallError(
             "not_found",
             f"The model {model!r} does not exist here. GET /v1/models lists those that do.",
             reason="model_not_found",
             param="model",
         )
 
-    async def default_model(self, allowed: Collection[str] = ()) -> str:
-        """The model for a request that names none: the first that can answer; of the `allowed` ones, if there are any.
+    async def name_of(self, model: str, identity: Identity) -> str:
+        """The model's name here for what a client wrote: "" is the first that can answer.
 
         Raises:
             CallError: `not_found` (`model_not_found`).
         """
-        models = [one for one in await self.summaries() if not allowed or one.name in allowed]
-        models = [one for one in models if one.state in ("loaded", "remote", "on_disk")] or models
-        if not models:
+        if not model:
+            return await self._default_model(identity)
+        if model.endswith(LATEST):
+            bare = model.removesuffix(LATEST)
+            await self._refresh()
+            names = {status.name for statuses in self._views.values() for status in statuses}
+            return bare if model not in names and bare in names else model
+        return model
+
+    async def _default_model(self, identity: Identity) -> str:
+        models = await self.summaries(identity)
+        chatting = [one for one in models if "chat" in one.capabilities] or models
+        chatting = [one for one in chatting if one.state in ("loaded", "remote", "on_disk")] or chatting
+        if not chatting:
             raise CallError(
                 "not_found", "There is no model yet. Fetch one with: covey models pull NAME", reason="model_not_found"
             )
-        return models[0].name
+        return chatting[0].name
 
     def started(self, peer: PeerId, model: str) -> None:
         """A request runs there now."""

@@ -16,11 +16,15 @@ from covey.contracts.gateway import Completion as CompletionRequest
 from covey.contracts.inference import ChatDelta
 from covey.contracts.method import Nothing
 from covey.roles.base import Parts, Role
-from covey.roles.gateway.admission import OPERATOR, Admission, asked_key, refusal
+from covey.roles.gateway.admission import OPERATOR, Admission, asked_key
+from covey.roles.gateway.books import Asked, Books
+from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.completions import Completions
+from covey.roles.gateway.limiting import Limiter
 from covey.roles.gateway.live import LiveRequests
+from covey.roles.gateway.patience import Patience, Patiences, Timeouts
 from covey.roles.gateway.placement import Fleet
-from covey.roles.gateway.routes import Api
+from covey.roles.gateway.routes import MOUNTS, Api
 from covey.roles.gateway.stats import Tally
 
 FLUSH_SECONDS = 5.0
@@ -32,9 +36,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes_max: int = 8 * 1024 * 1024
     body_seconds_max: float = 30.0
     request_seconds_max: float = 600.0
+    first_token_seconds_max: float = 360.0
+    idle_seconds_max: float = 90.0
+    timeouts: tuple[Timeouts, ...] = ()
     requests_in_flight_max: int = 512
     ping_seconds: float = 10.0
     key_use_report_seconds: float = 30.0
+    node_header: bool = False
 
 
 class Gateway:
@@ -55,21 +63,16 @@ class Gateway:
         with self._requests.watch(key) as live:
             identity = await self._identify(caller, request.actor)
             live.belongs_to(identity.owner)
-            decision = self._admission.admit(identity)
-            if decision is not None and not decision.allowed:
-                raise refusal(decision)
-            async with self._completions.open(
-                identity, request.chat, live, route=COMPLETE.name, started_at=trio.current_time()
-            ) as completion:
-                while deltas := await completion.batch():
-                    for delta in deltas:
-                        await emit(delta if delta.finish is None else replace(delta, model=completion.model))
+            asked = Asked(identity, COMPLETE.name, live, trio.current_time())
+            async with self._completions.open(asked, (request.chat,), {}) as answers:
+                while batch := await answers.batch():
+                    for _, deltas in batch:
+                        for delta in deltas:
+                            await emit(delta if delta.finish is None else replace(delta, model=answers.model))
 
     async def list_models(self, caller: Caller, request: ListModels) -> ModelSummaries:
         """Serve LIST_MODELS."""
-        identity = await self._identify(caller, request.actor)
-        models = await self._fleet.summaries()
-        return ModelSummaries(tuple(one for one in models if not identity.models or one.name in identity.models))
+        return ModelSummaries(await self._fleet.summaries(await self._identify(caller, request.actor)))
 
     async def stats(self, caller: Caller, request: Nothing) -> GatewayStats:
         """Serve STATS."""
@@ -85,31 +88,37 @@ class Gateway:
 async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[None, None]:
     """Serve the API until the block is left; running requests have ended by then, or are cancelled."""
     tally = Tally()
-    fleet = Fleet(parts.bus)
-    admission = Admission(parts.bus, parts.clock, parts.lifecycle, parts.metrics)
-    completions = Completions(
-        parts.bus,
-        fleet,
+    fleet = Fleet(parts.bus, lambda peer: frozenset())
+    admission = Admission(parts.bus, parts.clock)
+    limiter = Limiter()
+    books = Books(
         tally,
         parts.metrics,
+        parts.clock,
+        parts.lifecycle,
+        parts.bus.name_of,
+        lambda record: None,
         in_flight_max=config.requests_in_flight_max,
-        request_seconds_max=config.request_seconds_max,
     )
+    patiences = Patiences(
+        Patience(config.request_seconds_max, config.first_token_seconds_max, config.idle_seconds_max), config.timeouts
+    )
+    completions = Completions(parts.bus, fleet, limiter, books, patiences)
     requests = LiveRequests(parts.bus)
     gateway = Gateway(admission, completions, fleet, tally, requests)
     parts.bus.serve_stream(COMPLETE, gateway.complete)
     parts.bus.serve(LIST_MODELS, gateway.list_models)
     parts.bus.serve(STATS, gateway.stats)
-    api = Api(
-        admission,
+    answering = Answering(
         completions,
-        fleet,
-        requests,
         body_bytes_max=config.body_bytes_max,
         body_seconds_max=config.body_seconds_max,
         ping_seconds=config.ping_seconds,
+        name_of=parts.bus.name_of if config.node_header else None,
     )
-    parts.http.mount("/v1", api)
+    api = Api(admission, answering, fleet, requests)
+    for prefix in MOUNTS:
+        parts.http.mount(prefix, api)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(requests.follow)
         nursery.start_soon(partial(admission.report_use, every_seconds=config.key_use_report_seconds))
@@ -117,7 +126,8 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
             yield
         finally:
             nursery.cancel_scope.cancel()
-            parts.http.unmount("/v1")
+            for prefix in MOUNTS:
+                parts.http.unmount(prefix)
             with trio.move_on_after(FLUSH_SECONDS, shield=True):
                 await admission.flush_use()
 

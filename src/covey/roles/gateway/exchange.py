@@ -1,0 +1,100 @@
+"""One HTTP request and its answer: what every answer's headers need, and whether it has begun."""
+
+import re
+import secrets
+from collections.abc import Callable
+
+import trio
+
+from covey.errors import CallError
+from covey.http.asgi import Headers, Receive, Scope, Send, header, read_body, respond
+from covey.http.problems import headers_of, status_of
+from covey.roles.gateway.books import Asked
+from covey.roles.gateway.live import Live
+from covey.roles.gateway.voice import OPENAI, Voice
+
+JSON = "application/json"
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SHOWN_CHARS_MAX = 200
+"""How much of what a client sent is shown back in an error."""
+
+
+class Exchange:
+    """Made by the API for each request. `asked` is there once it is known who asks for what."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.started_at = trio.current_time()
+        self.begun = False
+        self.extra: Headers = []
+        self.live = Live()
+        self.voice: Voice = OPENAI
+        self.route = ""
+        self.asked: Asked | None = None
+        self.failed: Callable[[CallError], bytes] = self.voice.error_body
+        """What ends a stream that has begun and fails."""
+        sent = header(scope, b"x-request-id") or ""
+        self.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+        self._send = send
+
+    @property
+    def path(self) -> str:
+        """As the server decoded it."""
+        path: str = self.scope["path"]
+        return path
+
+    def headers(self) -> Headers:
+        """On success and failure alike."""
+        milliseconds = (trio.current_time() - self.started_at) * 1000
+        headers = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"openai-processing-ms", str(int(milliseconds)).encode()),
+            *self.extra,
+        ]
+        if self.voice.id_header:
+            headers.append((self.voice.id_header, self.request_id.encode()))
+        if self.asked is not None and self.asked.charge is not None:
+            headers += self.asked.charge.headers()
+        return headers
+
+    async def body(self, *, body_bytes_max: int, body_seconds_max: float) -> bytes:
+        """The request's whole body.
+
+        Raises:
+            CallError: `invalid` (`content_type`), and as `read_body`.
+            ClientGone: as `read_body`.
+        """
+        if not self.voice.any_content_type:
+            content_type = (header(self.scope, b"content-type") or JSON).partition(";")[0].strip().lower()
+            if content_type != JSON:
+                said = content_type[:SHOWN_CHARS_MAX]
+                raise CallError("invalid", f"Send the body as {JSON}, not {said}.", reason="content_type")
+        return await read_body(
+            self.receive, body_bytes_max=body_bytes_max, body_seconds_max=body_seconds_max, scope=self.scope
+        )
+
+    async def answer(self, status: int, body: bytes, content_type: str = JSON, headers: Headers | None = None) -> None:
+        """A whole answer."""
+        self.begun = True
+        await respond(self._send, status, body, content_type, [*self.headers(), *(headers or [])])
+
+    async def refuse(self, error: CallError) -> None:
+        """An error: the answer, or the end of a stream that has begun.
+
+        Never the end of an answer after a failure: the client must not take half of it for the whole.
+        """
+        if self.begun:
+            await self.write(self.failed(error), last=True)
+            return
+        await self.answer(status_of(error), self.voice.error_body(error), headers=headers_of(error))
+
+    async def begin_stream(self) -> None:
+        """The head of a stream."""
+        self.begun = True
+        headers = [*self.voice.stream_headers, *self.headers()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """A piece of the stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
