@@ -6,7 +6,7 @@ client's own terms: `messages[2].content[0].text`.
 
 import re
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -18,6 +18,9 @@ MODEL_CHARS_MAX = 200
 CAUSE_CHARS_MAX = 200
 """How much of what a decoder says, or a client sent, is shown in an error."""
 TOKEN_COUNT_MAX = 2**31 - 1
+SCHEMA_BYTES_MAX = 100_000
+LEVELS_MAX = 64
+"""How deep a schema may nest: whatever reads it further on may do so by recursion."""
 SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
 
 Range = tuple[str, float, float]
@@ -100,3 +103,24 @@ def stop_sequences(stop: str | list[str] | None, param: str = "stop") -> tuple[s
             "invalid", f"{param} takes up to {STOP_MAX} strings of 1 to {STOP_CHARS_MAX} characters.", param=param
         )
     return stops
+
+
+def json_text(value: Any, param: str, *, bytes_max: int = SCHEMA_BYTES_MAX) -> str:
+    """What a client sent as JSON (a schema, a call's arguments), as text.
+
+    Raises:
+        CallError: `invalid`: it is nested too deeply or too long.
+    """
+    if not _is_shallow(value, LEVELS_MAX):
+        raise CallError("invalid", f"{param} is nested too deeply: up to {LEVELS_MAX} levels.", param=param)
+    text = msgspec.json.encode(value)
+    if len(text) > bytes_max:
+        raise CallError("invalid", f"{param} is too long: up to {bytes_max} bytes.", param=param)
+    return text.decode()
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
