@@ -11,7 +11,7 @@ from covey.contracts.inference import IMAGES_MAX, Image
 from covey.errors import CallError
 
 IMAGE_BYTES_MAX = 20_000_000
-"""Of one picture, decoded (OpenAI's limit). What a gateway takes for a whole request is a setting, and less by default."""
+"""Of one picture, decoded. What a gateway takes for a whole request is a setting, and less by default."""
 KINDS = "PNG, JPEG, WebP or GIF"
 
 _DATA_URL = re.compile(r"data:[A-Za-z0-9.+/-]{0,100}(?:;[A-Za-z0-9.+=-]{0,100})*;base64,", re.IGNORECASE)
