@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
-from covey.contracts.inference import STOP_MAX
+from covey.contracts.inference import STOP_MAX, ChatRequest
 from covey.errors import CallError
 
 STOP_CHARS_MAX = 512
@@ -19,9 +20,12 @@ CAUSE_CHARS_MAX = 200
 """How much of what a decoder says, or a client sent, is shown in an error."""
 TOKEN_COUNT_MAX = 2**31 - 1
 SCHEMA_BYTES_MAX = 100_000
+LOGIT_BIAS_MAX = 1_024
 LEVELS_MAX = 64
 """How deep a schema may nest: whatever reads it further on may do so by recursion."""
 SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
+
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
 
 Range = tuple[str, float, float]
 """The name of a field, and the least and the greatest that it may be."""
@@ -124,3 +128,33 @@ def _is_shallow(value: Any, levels: int) -> bool:
         return True
     inner = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
     return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
+
+
+def logit_bias(bias: dict[str, float] | None, param: str = "logit_bias") -> dict[str, float] | None:
+    """Biases by token id, as clients of OpenAI send them.
+
+    Raises:
+        CallError: `invalid`: too many, a key that is no token's id, or a bias beyond -100 to 100.
+    """
+    if not bias:
+        return None
+    if len(bias) > LOGIT_BIAS_MAX:
+        raise CallError("invalid", f"{param} holds more than {LOGIT_BIAS_MAX} tokens.", param=param)
+    for token, value in bias.items():
+        if not _TOKEN_ID.fullmatch(token):
+            raise CallError("invalid", f"{param}: keys are ids of tokens, in decimal digits.", param=param)
+        if not -100 <= value <= 100:
+            at = f"{param}.{token}"
+            raise CallError("invalid", f"{at} must be between -100 and 100.", param=at)
+    return bias
+
+
+def choices(chat: ChatRequest, count: int) -> tuple[ChatRequest, ...]:
+    """The same chat for each of several answers; a seed counts up from one to the next, so that they differ."""
+    seed = chat.sampling.seed
+    if seed is None or count == 1:
+        return (chat,) * count
+    return tuple(
+        replace(chat, sampling=replace(chat.sampling, seed=(seed + index - SEED_MIN) % 2**64 + SEED_MIN))
+        for index in range(count)
+    )

@@ -5,6 +5,8 @@ refused by name: never silently dropped.
 """
 
 from covey.dialects.openai_chat import parse_chat
+from covey.dialects.openai_completions import parse_completion
+from covey.dialects.openai_embeddings import parse_embedding
 from covey.dialects.openai_models import model_list, model_one
 
-__all__ = ["model_list", "model_one", "parse_chat"]
+__all__ = ["model_list", "model_one", "parse_chat", "parse_completion", "parse_embedding"]
