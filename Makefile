@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help run test soak sim check fix bench wheel lock browser clean
+.PHONY: help run test soak sim check fix clients bench wheel lock browser clean
 
 help: ## list these
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: .venv/.dev ## format, lint, types, architecture, tests with coverage, the
 fix: .venv/.dev ## format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+clients: .venv/.dev ## every client that people have, against a real model; docs/clients.md is written anew
+	COVEY_CLIENTS_TABLE=docs/clients.md $(BIN)/python -m pytest -q tests/e2e/test_clients.py $(ARGS)
 
 bench: .venv/.dev ## every figure beside its baseline
 	$(BIN)/python -m bench $(ARGS)
