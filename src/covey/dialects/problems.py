@@ -30,16 +30,12 @@ TABLE: Mapping[Code, tuple[int, str, str]] = {
 }
 
 
+def openai_problem(error: CallError) -> dict[str, str | None]:
+    """An error as OpenAI's APIs tell it: message, type, param, code."""
+    _, kind, code = TABLE[error.code]
+    return {"message": error.message, "type": kind, "param": error.param or None, "code": error.reason or code}
+
+
 def openai_body(error: CallError) -> bytes:
     """The body on OpenAI's paths: `{"error": {"message", "type", "param", "code"}}`."""
-    _, kind, code = TABLE[error.code]
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": kind,
-                "param": error.param or None,
-                "code": error.reason or code,
-            }
-        }
-    )
+    return msgspec.json.encode({"error": openai_problem(error)})
