@@ -14,8 +14,8 @@ from http_harness import Answer, eventually
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, Usage
 from covey.contracts.keys import MINT_BYTES, mint
+from covey.dialects.problems import TABLE
 from covey.errors import CODES, CallError
-from covey.http.problems import TABLE
 
 CHAT_PATH = "/v1/chat/completions"
 USAGE_DETAILS = {

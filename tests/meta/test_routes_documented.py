@@ -7,9 +7,10 @@ import pytest
 from documents import ROOT, code, read, table
 from quart_trio import QuartTrio
 
+from covey.dialects.problems import TABLE
 from covey.errors import CODES
 from covey.http.health import PATHS
-from covey.http.problems import STATUS_BY_REASON, TABLE
+from covey.http.problems import STATUS_BY_REASON
 from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.routes import Api
 from covey.roles.web.app import build

@@ -8,11 +8,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey.dialects import sse
+from covey.dialects.problems import TABLE, openai_body
 from covey.errors import CODES, CallError
-from covey.http import sse
 from covey.http.asgi import ON_GONE, RECEIVED, Message, Scope, leaving_with_client, read_body
 from covey.http.credential import credential
-from covey.http.problems import STATUS_BY_REASON, TABLE, headers_of, openai_body, status_of
+from covey.http.problems import STATUS_BY_REASON, headers_of, status_of
 from covey.http.router import Router
 from covey.http.server import is_loopback, parse_listen, refuse_public
 

@@ -164,7 +164,6 @@ def _tool_use(call: ChatBody) -> ToolUse:
 
 def _fields(call: ChatBody, first_picture: str) -> dict[Capability, str]:
     return {
-        "chat": "messages",
         "tools": "functions" if call.functions else "tools",
         "vision": first_picture or "messages",
         "json": "response_format",

@@ -142,7 +142,6 @@ def parse_response(body: bytes) -> ChatCall:
         logprobs=(call.top_logprobs or 0) if logprobs else None,
     )
     fields: dict[Capability, str] = {
-        "chat": "input",
         "tools": "tools",
         "vision": reader.first_picture or "input",
         "json": "text.format",

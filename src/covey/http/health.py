@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
+from covey.dialects.problems import openai_body
 from covey.errors import CallError
 from covey.http.asgi import Receive, Scope, Send, header, respond
-from covey.http.problems import headers_of, openai_body, status_of
+from covey.http.problems import headers_of, status_of
 from covey.telemetry.metrics import Metrics
 
 PATHS = ("/healthz", "/readyz", "/metrics")

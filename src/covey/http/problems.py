@@ -3,10 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from covey.dialects.problems import TABLE, openai_body
+from covey.dialects.problems import TABLE
 from covey.errors import CallError
-
-__all__ = ["STATUS_BY_REASON", "TABLE", "headers_of", "openai_body", "status_of"]
 
 STATUS_BY_REASON: Mapping[str, int] = {
     "method_not_allowed": 405,

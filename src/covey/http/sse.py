@@ -1,9 +1,5 @@
 """The head of a stream of server-sent events; the events themselves are `covey.dialects.sse`'s."""
 
-from covey.dialects.sse import DONE, PING, event
-
-__all__ = ["CONTENT_TYPE", "DONE", "HEADERS", "PING", "event"]
-
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 HEADERS: list[tuple[bytes, bytes]] = [
