@@ -45,14 +45,14 @@ class ResponseTool(msgspec.Struct):
     strict: bool | None = None
 
 
-class ResponseToolName(msgspec.Struct):
+class ResponseToolName(msgspec.Struct, omit_defaults=True):
     """One of a choice's allowed tools."""
 
     type: str
     name: str | None = None
 
 
-class ResponseToolChoice(msgspec.Struct):
+class ResponseToolChoice(msgspec.Struct, omit_defaults=True):
     """One tool that must be called, or some of which one may."""
 
     type: str
@@ -61,7 +61,7 @@ class ResponseToolChoice(msgspec.Struct):
     tools: list[ResponseToolName] | None = None
 
 
-class TextFormat(msgspec.Struct):
+class TextFormat(msgspec.Struct, omit_defaults=True):
     """What an answer is made of."""
 
     type: str

@@ -3,17 +3,14 @@
 import json
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from covey.contracts.gateway import ModelSummary
-from covey.contracts.inference import MESSAGES_MAX, ChatDelta, ChatRequest, Usage
-from covey.dialects.base import ChatCall, Gathered, Head, Writer
-from covey.dialects.openai import model_list, model_one, parse_chat
+from covey.contracts.inference import MESSAGES_MAX
+from covey.dialects.base import ChatCall
+from covey.dialects.openai import parse_chat
 from covey.dialects.openai_chat import RANGES, ChatBody
 from covey.errors import CallError
+from openai_answers import only_chat, refused
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -22,32 +19,8 @@ def parse(**fields: Any) -> ChatCall:
     return parse_chat(json.dumps({**BASE, **fields}).encode())
 
 
-def only(call: ChatCall) -> ChatRequest:
-    (chat,) = call.chats
-    return chat
-
-
-def writer(call: ChatCall) -> Writer:
-    return call.writer(Head("1", 'm"}', 3.7))
-
-
-def gathered(*deltas: ChatDelta) -> Gathered:
-    answer = Gathered()
-    answer.add(deltas)
-    return answer
-
-
 def refusal(body: bytes | dict[str, Any]) -> CallError:
-    with pytest.raises(CallError) as caught:
-        parse_chat(body if isinstance(body, bytes) else json.dumps(body).encode())
-    return caught.value
-
-
-def outcome(body: bytes) -> ChatCall | CallError:
-    try:
-        return parse_chat(body)
-    except CallError as error:
-        return error
+    return refused(parse_chat, body)
 
 
 def test_everything_that_is_understood() -> None:
@@ -72,8 +45,8 @@ def test_everything_that_is_understood() -> None:
         nonsense={"deep": [1, 2]},
     )
     assert call.stream
-    assert (only(call).max_tokens, only(call).stop) == (7, ("a", "b"))
-    sampling = only(call).sampling
+    assert (only_chat(call).max_tokens, only_chat(call).stop) == (7, ("a", "b"))
+    sampling = only_chat(call).sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0, 1, 3, 0.5)
     assert (sampling.seed, sampling.presence_penalty, sampling.frequency_penalty) == (-1, -2, 2)
 
@@ -91,7 +64,7 @@ def test_roles_and_parts() -> None:
         {"role": "function", "content": "4", "name": "add"},
         {"role": "assistant"},
     ]
-    messages = only(parse(messages=said)).messages
+    messages = only_chat(parse(messages=said)).messages
     assert [(one.role, one.content, one.name) for one in messages] == [
         ("system", "be brief", ""),
         ("user", "ab", "ada"),
@@ -135,9 +108,6 @@ def test_roles_and_parts() -> None:
         ({"stop": [5]}, "stop[0]"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": "x" * 513}, "stop"),
-        ({"response_format": "json"}, "response_format"),
-        ({"response_format": {}}, "response_format.type"),
-        ({"tools": "x"}, "tools"),
         ({"logit_bias": {"5": "x"}}, "logit_bias[...]"),
         ({"logprobs": 5}, "logprobs"),
         ({"modalities": "text"}, "modalities"),
@@ -160,8 +130,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
 @pytest.mark.parametrize(("name", "low", "high"), RANGES)
 def test_ranges(name: str, low: int, high: int) -> None:
     for value in (low, high):
-        if (name, value) != ("n", high):
-            parse(**{name: value})
+        parse(**{name: value, "logprobs": True})
     for value in (low - 1, high + 1, 10**25, -(10**25)):
         error = refusal({**BASE, name: value})
         assert (error.code, error.param) == ("invalid", name)
@@ -176,21 +145,16 @@ def test_ranges(name: str, low: int, high: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"functions": [{}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "system", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "x"}}]}, "messages[0].audio"),
     ],
 )
-def test_what_is_not_supported_yet_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refusal({**BASE, **fields})
     assert (error.code, error.param) == ("unsupported", param)
     assert param in error.message
@@ -209,7 +173,7 @@ def test_what_is_not_supported_yet_is_refused_by_name(fields: dict[str, Any], pa
         (b"'x'", "JSON"),
         (b'{"model": "\xff"}', "UTF-8"),
         (b'{"x": ' + b"[" * 100_000, "nested too deeply"),
-        (b'{"tools": ' + b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"audio": {"x": ' + b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b'{"model": "\\ud800"}', "JSON"),
     ],
 )
@@ -217,6 +181,36 @@ def test_what_is_not_json_is_said_so(body: bytes, words: str) -> None:
     error = refusal(body)
     assert error.code == "invalid"
     assert words in error.message or error.param == "model"
+
+
+def test_each_choice_is_a_chat_and_only_its_seed_differs() -> None:
+    one, two, three = parse(n=3, seed=2**63 - 2).chats
+    assert [chat.sampling.seed for chat in (one, two, three)] == [2**63 - 2, 2**63 - 1, -(2**63)]
+    assert one.messages is two.messages is three.messages  # a prompt that choices share counts once
+    assert [chat.sampling.seed for chat in parse(n=2).chats] == [None, None]
+    assert len(parse(n=128).chats) == 128
+
+
+def test_probabilities_are_asked_for_in_two_fields() -> None:
+    assert only_chat(parse()).logprobs is None
+    assert only_chat(parse(logprobs=False, top_logprobs=0)).logprobs is None
+    assert only_chat(parse(logprobs=True)).logprobs == 0
+    assert only_chat(parse(logprobs=True, top_logprobs=20)).logprobs == 20
+    error = refusal({**BASE, "top_logprobs": 3})
+    assert (error.code, error.param) == ("invalid", "top_logprobs")
+
+
+def test_biases_are_by_token() -> None:
+    assert only_chat(parse(logit_bias={"5": -100, "70": 2.5})).sampling.logit_bias == {"5": -100, "70": 2.5}
+    assert only_chat(parse(logit_bias={})).sampling.logit_bias is None
+    for bias, param in (
+        ({"x": 1}, "logit_bias"),
+        ({"-1": 1}, "logit_bias"),
+        ({"5": 101}, "logit_bias.5"),
+        ({str(i): 1 for i in range(1025)}, "logit_bias"),
+    ):
+        error = refusal({**BASE, "logit_bias": bias})
+        assert (error.code, error.param) == ("invalid", param)
 
 
 def test_what_is_shown_back_is_short() -> None:
@@ -227,87 +221,3 @@ def test_what_is_shown_back_is_short() -> None:
         {"model": long},
     ):
         assert len(refusal({**BASE, **fields}).message) < 500
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5)
-    | st.sampled_from(["user", "text", "assistant", "m"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "include_usage", "x"]), inner, max_size=4),
-    max_leaves=8,
-)
-bodies = st.fixed_dictionaries(
-    {},
-    optional={
-        **dict.fromkeys(ChatBody.__struct_fields__, json_values),
-        "model": st.just("m") | json_values,
-        "messages": st.just(BASE["messages"]) | json_values,
-    },
-)
-
-
-@given(bodies)
-@settings(max_examples=400)
-def test_nothing_but_a_call_error_escapes(body: dict[str, Any]) -> None:
-    got = outcome(json.dumps(body).encode())
-    if isinstance(got, ChatCall):
-        msgspec.msgpack.encode(got.chats)
-        return
-    assert got.code in ("invalid", "unsupported")
-    assert got.param
-    assert got.param.partition(".")[0].partition("[")[0] in ChatBody.__struct_fields__
-
-
-@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@example(b'{"model":"m","messages":[{"role":"user","content":"\\udc00"}]}')
-@example(b'{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ud83d"}]}')
-def test_nothing_but_a_call_error_escapes_from_bytes(body: bytes) -> None:
-    got = outcome(body)
-    if isinstance(got, ChatCall):
-        msgspec.msgpack.encode(got.chats)
-    else:
-        assert got.code == "invalid"
-
-
-@given(st.text())
-def test_text_survives_every_shape(text: str) -> None:
-    for usage in (True, False):
-        call = parse(stream=True, stream_options={"include_usage": usage})
-        pieces = [ChatDelta(text + "1"), ChatDelta(""), ChatDelta("x")]
-        one, two, rest = writer(call).deltas(0, pieces).split(b"\n\n")
-        assert rest == b""
-        assert json.loads(one[6:])["choices"][0]["delta"] == {"content": text + "1"}
-        assert json.loads(two[6:])["choices"][0]["delta"] == {"content": "x"}
-        assert ("usage" in json.loads(one[6:])) == usage
-    body = json.loads(writer(parse()).whole([gathered(ChatDelta(text), ChatDelta(finish="stop"))], Usage(1, 2, 1)))
-    assert body["choices"][0]["message"]["content"] == text
-    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 1
-
-
-def test_the_list_of_models() -> None:
-    listed = json.loads(model_list([ModelSummary("m", "loaded", ("chat",), ("a",), context_tokens=0, created_at=3)]))
-    assert listed["object"] == "list"
-    assert listed["data"][0]["id"] == "m"
-    assert listed["data"][0]["context_length"] is None
-    one = json.loads(model_one(ModelSummary("m", "loaded", ("chat",), ("a",), context_tokens=9, created_at=3)))
-    assert (one["object"], one["id"], one["context_length"]) == ("model", "m", 9)
-
-
-def test_a_stream_s_chunks_end_with_a_reason_and_where_asked_for_with_usage() -> None:
-    chunks = writer(parse(stream=True, stream_options={"include_usage": True}))
-    deltas = [ChatDelta("Hel"), ChatDelta("lo"), ChatDelta(finish="stop", usage=Usage(2, 3, 1))]
-    sent = chunks.begin() + chunks.deltas(0, deltas) + chunks.end([gathered(*deltas)], Usage(2, 3, 1))
-    lines = [line.removeprefix("data: ") for line in sent.decode().split("\n\n") if line]
-    assert lines.pop() == "[DONE]"
-    events = [json.loads(line) for line in lines]
-    assert [event["choices"][0]["delta"] for event in events[:-1]] == [
-        {"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"}, {},
-    ]  # fmt: skip
-    assert [event["choices"][0]["finish_reason"] for event in events[:-1]] == [None, None, None, "stop"]
-    assert all(event["usage"] is None for event in events[:-1])
-    assert events[-1]["choices"] == []
-    assert events[-1]["usage"]["total_tokens"] == 5
