@@ -19,7 +19,7 @@ import trio
 from bench.figure import Figure
 from covey.backends.base import BackendParts, Plugged
 from covey.backends.catalogue import DEFAULT_MODEL
-from covey.backends.completions import request_body
+from covey.backends.completion_requests import chat_body
 from covey.backends.embedded import BACKEND, EmbeddedBackend, EmbeddedConfig, open_embedded
 from covey.bus.bus import Bus, BusHandle
 from covey.contracts.inference import CHAT, ChatRequest, Message, PullProgress, Sampling
@@ -94,7 +94,7 @@ async def ask(bus: BusHandle) -> tuple[float, float]:
 
 def ask_directly(path: str) -> float:
     """The same over a plain socket, parsing nothing but the lines."""
-    body = request_body(ASK, DEFAULT_MODEL, local=True)
+    body = chat_body(ASK, DEFAULT_MODEL, local=True)
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as connection:

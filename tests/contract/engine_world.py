@@ -19,7 +19,8 @@ from covey.backends.catalogue import DEFAULT_MODEL
 from covey.backends.echo import EchoBackend, EchoConfig, open_echo
 from covey.backends.embedded import EmbeddedBackend, EmbeddedConfig, open_embedded
 from covey.backends.ollama import OllamaConfig, open_ollama
-from covey.backends.openai import OpenAiConfig, Upstream, open_openai
+from covey.backends.openai import OpenAiConfig, open_openai
+from covey.backends.openai_upstream import Upstream
 from covey.contracts.inference import ChatDelta, ChatRequest, Message, PullProgress, Sampling
 from covey.telemetry.metrics import Metrics
 

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from covey.backends.base import BackendParts, BackendPlugin, Plugged, Report
+from covey.backends.capable import no_embeddings
 from covey.backends.catalogue import DEFAULT_MODEL
 from covey.backends.echo import BACKEND as ECHO
 from covey.backends.echo import EchoConfig
@@ -18,10 +19,13 @@ from covey.bus.bus import Bus, BusHandle
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     CHAT,
+    EMBED,
     MODELS,
     PULL_MODEL,
     ChatDelta,
     ChatRequest,
+    Embeddings,
+    EmbedRequest,
     Message,
     ModelStatus,
     PullModel,
@@ -36,6 +40,11 @@ from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 
 Play = Callable[[ChatRequest, Emit[ChatDelta]], Any]
+PlayEmbed = Callable[[EmbedRequest, Emit[Embeddings]], Any]
+
+
+async def refuse_to_embed(request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+    raise no_embeddings(request.model)
 
 
 class Played:
@@ -45,6 +54,7 @@ class Played:
 
     def __init__(self, play: Play, statuses: tuple[ModelStatus, ...]) -> None:
         self.play = play
+        self.play_embed: PlayEmbed = refuse_to_embed
         self.statuses = statuses
 
     def models(self) -> tuple[ModelStatus, ...]:
@@ -52,6 +62,9 @@ class Played:
 
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         await self.play(request, emit)
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        await self.play_embed(request, emit)
 
     async def pull(self, model: str, report: Report) -> None:
         await report(PullProgress(model, "done"))

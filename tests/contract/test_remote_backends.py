@@ -13,7 +13,8 @@ from faulty_server import Scripted, chunked, reply, scripted, stream_head
 
 from covey.backends.base import Backend, BackendParts
 from covey.backends.ollama import OllamaConfig, open_ollama
-from covey.backends.openai import OpenAiConfig, Upstream, open_openai, open_server_client
+from covey.backends.openai import OpenAiConfig, open_openai
+from covey.backends.openai_upstream import Upstream, open_server_client
 from covey.contracts.inference import ChatRequest, Message, Usage
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics

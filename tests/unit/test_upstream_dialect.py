@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.backends.completions import SYSTEM_PROMPT, AnswerReader, refusal, request_body
+from covey.backends.completion_requests import SYSTEM_PROMPT, chat_body
+from covey.backends.completions import AnswerReader
+from covey.backends.refusals import refusal
 from covey.backends.sse_client import EVENT_BYTES_MAX, EventReader
 from covey.contracts.inference import ChatDelta, ChatRequest, Message, Sampling, Usage
 from covey.dialects.counting import estimated_tokens
@@ -52,7 +54,7 @@ def test_an_endless_event_is_refused() -> None:
 
 
 def test_a_request_always_asks_for_a_stream_and_its_usage() -> None:
-    body = json.loads(request_body(REQUEST, "other", local=False))
+    body = json.loads(chat_body(REQUEST, "other", local=False))
     assert body == {
         "model": "other",
         "messages": [{"role": "user", "content": "hi", "name": "ann"}],
@@ -66,7 +68,7 @@ def test_a_request_always_asks_for_a_stream_and_its_usage() -> None:
 
 
 def test_a_request_without_limits_names_none() -> None:
-    body = json.loads(request_body(ChatRequest("m", (Message("user", "hi"),)), "m", local=True))
+    body = json.loads(chat_body(ChatRequest("m", (Message("user", "hi"),)), "m", local=True))
     assert body.keys().isdisjoint({"max_tokens", "stop", "temperature"})
     assert body["return_progress"]
 
@@ -77,10 +79,10 @@ def test_tokens_are_guessed_from_bytes() -> None:
 
 def test_a_system_message_is_added_only_where_the_model_wants_one_and_has_none() -> None:
     system = {"role": "system", "content": SYSTEM_PROMPT}
-    body = json.loads(request_body(REQUEST, "m", local=True, system_prompt=True))
+    body = json.loads(chat_body(REQUEST, "m", local=True, system_prompt=True))
     assert body["messages"][0] == system
     own = msgspec.structs.replace(REQUEST, messages=(Message("system", "Be rude."), *REQUEST.messages))
-    assert len(json.loads(request_body(own, "m", local=True, system_prompt=True))["messages"]) == 2
+    assert len(json.loads(chat_body(own, "m", local=True, system_prompt=True))["messages"]) == 2
 
 
 # Answers

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from covey.bus.replies import Emit
-from covey.contracts.inference import ChatDelta, ChatRequest, ModelStatus, PullProgress
+from covey.contracts.inference import ChatDelta, ChatRequest, Embeddings, EmbedRequest, ModelStatus, PullProgress
 from covey.telemetry.metrics import Metrics
 
 Report = Callable[[PullProgress], Awaitable[None]]
@@ -21,14 +21,27 @@ class Backend(Protocol):
     name: str
 
     def models(self) -> tuple[ModelStatus, ...]:
-        """What it has now, from memory: called often. Kept fresh by the back end's own task."""
+        """What it has now, from memory: called often. Kept fresh by the back end's own task.
+
+        A model's `capabilities` are promises: whatever else a request needs (`covey.backends.capable`) is refused.
+        """
         ...
 
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
-        """Answer a chat, token by token; the last delta carries `finish` and `usage`. Cancelling stops the engine.
+        """Answer a chat or go on from a prompt, token by token; the last delta carries `finish` and `usage`.
+
+        Every field of the request is honoured or refused, none ignored. Cancelling stops the engine.
 
         Raises:
-            CallError: `not_found` (`model_not_found`), `loading`, `unsupported`, `no_capacity`, `upstream`.
+            CallError: `not_found` (`model_not_found`), `loading`, `unsupported`, `invalid`, `no_capacity`, `upstream`.
+        """
+        ...
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """Embed every input, in order, a few at a time; cancelling stops the engine.
+
+        Raises:
+            CallError: as `generate`; `unsupported` where no model here embeds.
         """
         ...
 

@@ -1,6 +1,9 @@
-"""A deterministic back end that says the question again: for tests and benchmarks, never loaded unless configured."""
+"""A deterministic back end that says the question again: for tests and benchmarks, never loaded unless configured.
 
-import re
+What it does with the rest of a request is in `covey.backends.echoing`. It honours every field but `sampling`, which
+would change nothing, and the suffix of a prompt.
+"""
+
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -8,11 +11,22 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
+from covey.backends.refusals import context_exceeded
+from covey.backends.echoing import DIMENSIONS, echo, embedding, prompt_tokens, split_tokens
 from covey.bus.replies import Emit
-from covey.contracts.inference import ChatDelta, ChatRequest, Finish, ModelStatus, Usage
+from covey.contracts.inference import (
+    Capability,
+    ChatDelta,
+    ChatRequest,
+    Embeddings,
+    EmbedRequest,
+    ModelStatus,
+    Usage,
+)
 from covey.errors import CallError
 
-_TOKENS = re.compile(r"\s*\S+|\s+$")
+CAPABILITIES: tuple[Capability, ...] = ("chat", "completion", "embed", "json", "logprobs", "tools", "vision")
+VECTORS_EACH = 64
 
 
 class EchoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +58,7 @@ class EchoBackend:
                 name,
                 self.name,
                 "loaded",
+                CAPABILITIES,
                 context_tokens=self._config.context_tokens,
                 slots=self._config.slots,
                 in_flight=self.running,
@@ -53,8 +68,9 @@ class EchoBackend:
 
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         """See `Backend.generate`."""
-        if request.model not in self._config.models:
-            raise CallError("not_found", f"No model {request.model!r} here.", reason="model_not_found")
+        self._check(request.model)
+        if request.prompt is not None and request.prompt.suffix:
+            raise CallError("unsupported", "The echo cannot fill gaps; leave suffix out.", param="suffix")
         self.running += 1
         try:
             await self._answer(request, emit)
@@ -62,34 +78,42 @@ class EchoBackend:
             self.running -= 1
 
     async def _answer(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
-        prompt_tokens = sum(len(split_tokens(message.content)) for message in request.messages)
-        pieces, finish = echoed(request)
-        for piece in pieces:
+        asked_tokens = prompt_tokens(request)
+        if asked_tokens >= self._config.context_tokens:
+            raise context_exceeded(self._config.context_tokens, asked_tokens)
+        answer = echo(request)
+        for piece in answer.pieces:
             # `sleep(0)` is a checkpoint too: an answer without pace can still be cancelled between any two tokens.
             await trio.sleep(self._config.token_seconds)
             self.produced += 1
-            await emit(ChatDelta(piece, tokens=1))
+            await emit(piece)
         await trio.lowlevel.checkpoint()
-        await emit(ChatDelta(finish=finish, usage=Usage(prompt_tokens, len(pieces))))
+        usage = Usage(asked_tokens, len(answer.pieces))
+        await emit(ChatDelta(finish=answer.finish, usage=usage, stopped_by=answer.stopped_by))
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """See `Backend.embed`: vectors of `DIMENSIONS`, or of as many of them as are asked for."""
+        self._check(request.model)
+        dimensions = DIMENSIONS if request.dimensions is None else request.dimensions
+        if not 1 <= dimensions <= DIMENSIONS:
+            raise CallError("invalid", f"The echo has 1 to {DIMENSIONS} dimensions.", param="dimensions")
+        self.running += 1
+        try:
+            for start in range(0, len(request.inputs), VECTORS_EACH):
+                some = request.inputs[start : start + VECTORS_EACH]
+                await trio.sleep(self._config.token_seconds)
+                counted = sum(len(split_tokens(one)) if isinstance(one, str) else len(one) for one in some)
+                await emit(Embeddings(tuple(embedding(one, dimensions) for one in some), counted))
+        finally:
+            self.running -= 1
+
+    def _check(self, model: str) -> None:
+        if model not in self._config.models:
+            raise CallError("not_found", f"No model {model[:200]!r} here.", reason="model_not_found")
 
     async def pull(self, model: str, report: Report) -> None:
         """Nothing to fetch."""
         raise CallError("unsupported", f"The echo back end cannot fetch {model!r}.")
-
-
-def split_tokens(text: str) -> list[str]:
-    """Words, each with the space before it; joined they are the text again."""
-    return _TOKENS.findall(text)
-
-
-def echoed(request: ChatRequest) -> tuple[list[str], Finish]:
-    """The answer's tokens, and why it ends: a stop sequence never appears in them, nor does half of one."""
-    said = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
-    cuts = [at for stop in request.stop if stop and (at := said.find(stop)) >= 0]
-    pieces = split_tokens(said[: min(cuts)] if cuts else said)
-    if request.max_tokens is not None and len(pieces) > request.max_tokens:
-        return pieces[: request.max_tokens], "length"
-    return pieces, "stop"
 
 
 @asynccontextmanager

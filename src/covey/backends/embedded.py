@@ -15,17 +15,18 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find, with_recommended
-from covey.backends.completions import AnswerReader, refusal, request_body
+from covey.backends.capable import no_embeddings
+from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find
 from covey.backends.download import Downloader
 from covey.backends.engine import FAILURES_TO_GIVE_UP_WAITING, Child, Engine, EngineSettings
+from covey.backends.engine_abilities import Abilities
+from covey.backends.engine_answers import answer
 from covey.backends.engine_pool import EnginePool
 from covey.backends.fetching import Origin, open_client
 from covey.backends.model_folder import check_model, model_files
-from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, post_events
+from covey.backends.sse_client import Patience, SilentUpstreamError
 from covey.bus.replies import Emit
-from covey.contracts.inference import ChatDelta, ChatRequest, ModelStatus, PullProgress
-from covey.dialects.counting import estimated_tokens
+from covey.contracts.inference import ChatDelta, ChatRequest, Embeddings, EmbedRequest, ModelStatus, PullProgress
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 
@@ -102,6 +103,8 @@ class EmbeddedBackend:
             pinned=self._default,
         )
         self._troubles: dict[str, str] = {}
+        self._abilities: dict[str, Abilities] = {}
+        """Of the models that were awake once."""
         self._loading = trio.Lock()
 
     # What there is
@@ -112,11 +115,17 @@ class EmbeddedBackend:
 
     def _status(self, name: str) -> ModelStatus:
         status = ModelStatus(
-            name, self.name, "on_disk", context_tokens=self._config.context_tokens, slots=self._config.slots
+            name,
+            self.name,
+            "on_disk",
+            self._abilities.get(name, Abilities()).capabilities,
+            context_tokens=self._config.context_tokens,
+            slots=self._config.slots,
         )
         engine = self.engines.find(name)
         if engine and engine.child:
-            return msgspec.structs.replace(status, state="loaded", in_flight=engine.running)
+            known = engine.child.abilities.capabilities
+            return msgspec.structs.replace(status, state="loaded", capabilities=known, in_flight=engine.running)
         if transfer := self._downloader.transfer(name):
             return msgspec.structs.replace(status, state="loading", progress=transfer.fraction, detail="fetching")
         if engine:
@@ -150,18 +159,9 @@ class EmbeddedBackend:
     async def _answer(self, engine: Engine, request: ChatRequest, entry: Entry | None, emit: Emit[ChatDelta]) -> None:
         child = await engine.ready(self._config.warm_up_seconds)
         name = engine.settings.name
-        reader = AnswerReader(estimated_tokens(request))
-        request = msgspec.structs.replace(request, sampling=with_recommended(request.sampling, entry))
-        body = request_body(request, name, local=True, system_prompt=entry is not None and entry.system_prompt)
-
-        async def on_event(event: bytes) -> None:
-            if delta := reader.receive(event):
-                await emit(delta)
-
+        self._abilities[name] = child.abilities
         try:
-            await post_events(child.client, "/v1/chat/completions", body, on_event, engine.settings.patience)
-        except RefusedError as error:
-            raise refusal(error.status, error.body) from error
+            await answer(child.client, child.abilities, request, entry, engine.settings.patience, emit)
         except SilentUpstreamError as error:
             raise await self._broken(child, name, CallError("upstream", f"The engine failed ({error}).")) from error
         except CallError as error:
@@ -170,8 +170,11 @@ class EmbeddedBackend:
             if error.reason == "silent":
                 await engine.check()
             raise await self._broken(child, name, error) from error
-        await emit(reader.end())
         engine.succeeded()
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """The engines here answer; what embeds is the back end `embedder`."""
+        raise no_embeddings(request.model)
 
     async def _broken(self, child: Child, name: str, error: CallError) -> CallError:
         """What to tell whose answer broke off: that the engine died, if it turns out within a moment that it did."""

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+import msgspec
 import trio
 
 from covey.backends import embedded_worker
 from covey.backends.connections import unix_connections
 from covey.backends.embedded_worker import Orders
+from covey.backends.engine_abilities import Abilities, ask_abilities
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json
 from covey.errors import CallError
 
@@ -94,11 +96,12 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A running engine: its process, what it complains of, and the client that talks to it."""
+    """A running engine: its process, what it complains of, the client that talks to it, what its model can do."""
 
     process: trio.Process
     words: Words
     client: httpx.AsyncClient
+    abilities: Abilities
 
 
 class Engine:
@@ -210,7 +213,7 @@ async def open_child(settings: EngineSettings, nursery: trio.Nursery) -> AsyncGe
         # llama.cpp offers keep-alive after a stream and then closes: 9 of 40 pooled requests failed, 0 without.
         transport = unix_connections(url.removeprefix("unix://"))
         async with httpx.AsyncClient(transport=transport, base_url="http://engine", trust_env=False) as client:
-            yield Child(process, words, client)
+            yield Child(process, words, client, await _abilities(client))
     finally:
         with trio.CancelScope(shield=True):
             if process is not None:
@@ -270,6 +273,14 @@ async def _first_word(process: trio.Process, words: Words, settings: EngineSetti
             f"Fetch it again with `covey models pull {settings.name}`."
         )
     return answer["url"]
+
+
+async def _abilities(client: httpx.AsyncClient) -> Abilities:
+    try:
+        with trio.fail_after(HEALTH_SECONDS_MAX):
+            return await ask_abilities(client)
+    except (SilentUpstreamError, RefusedError, CallError, msgspec.MsgspecError, trio.TooSlowError) as error:
+        raise EngineDiedError(f"it does not say what its model can do ({str(error)[:200]}).") from error
 
 
 async def _stop(process: trio.Process) -> None:

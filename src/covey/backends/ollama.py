@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.completions import context_exceeded
+from covey.backends.refusals import context_exceeded
 from covey.backends.connections import tcp_connections
 from covey.backends.sse_client import describe, exhausting
 from covey.bus.replies import Emit

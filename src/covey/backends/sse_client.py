@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import httpx
 import trio
+from httpx._client import UseClientDefault as UseDefault
 
 from covey.errors import CallError
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
 ERROR_BODY_BYTES_MAX = 64 * 1024
 Item = TypeVar("Item")
 OnEvent = Callable[[bytes], Awaitable[None]]
@@ -140,22 +142,34 @@ async def exhausting(stream: AsyncIterator[Item]) -> AsyncGenerator[AsyncIterato
                 await anext(stream)
 
 
-async def get_json(client: httpx.AsyncClient, path: str, *, bytes_max: int = 8 * 1024 * 1024) -> bytes:
+async def get_json(client: httpx.AsyncClient, path: str) -> bytes:
     """The body of a small answer.
 
     Raises:
         SilentUpstreamError, RefusedError: as `post_events`.
-        CallError: `upstream` where it is larger than `bytes_max`.
+        CallError: `upstream` where it is larger than `ANSWER_BYTES_MAX`.
     """
+    return await _whole(client, "GET", path, None, httpx.USE_CLIENT_DEFAULT)
+
+
+async def post_json(client: httpx.AsyncClient, path: str, body: bytes) -> bytes:
+    """The body of an answer that is no stream; for as long as the caller waits. Errors as `get_json`."""
+    return await _whole(client, "POST", path, body, httpx.Timeout(None, connect=client.timeout.connect))
+
+
+async def _whole(
+    client: httpx.AsyncClient, method: str, path: str, content: bytes | None, timeout: "httpx.Timeout | UseDefault"
+) -> bytes:
+    headers = {"Content-Type": "application/json"} if content is not None else {}
     try:
-        async with client.stream("GET", path) as response:
+        async with client.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
             if response.status_code != 200:
                 raise RefusedError(response.status_code, await _start_of(response), response.headers)
             body = bytearray()
             async with exhausting(response.aiter_bytes()) as chunks:
                 async for chunk in chunks:
                     body += chunk
-                    if len(body) > bytes_max:
+                    if len(body) > ANSWER_BYTES_MAX:
                         raise CallError("upstream", "The model server sent an answer of unreasonable size.")
             return bytes(body)
     except (httpx.TransportError, httpx.DecodingError) as error:

@@ -8,8 +8,9 @@ import trio
 
 from covey import Backend, BackendParts, BackendPlugin, CallError
 from covey.backends.base import Report
+from covey.backends.capable import check_capable, no_embeddings
 from covey.bus.replies import Emit
-from covey.contracts.inference import ChatDelta, ChatRequest, Finish, ModelStatus, Usage
+from covey.contracts.inference import ChatDelta, ChatRequest, Embeddings, EmbedRequest, Finish, ModelStatus, Usage
 
 MODEL = "reverse"
 
@@ -29,13 +30,14 @@ class ReverseBackend:
         self._config = config
 
     def models(self) -> tuple[ModelStatus, ...]:
-        """One model, always loaded."""
+        """One model, always loaded. Its `capabilities` are what it can do beyond: here, nothing but converse."""
         return (ModelStatus(MODEL, self.name, "loaded", slots=8),)
 
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         """Emit word by word; the last delta says why it ends and what it cost."""
         if request.model != MODEL:
             raise CallError("not_found", f"No model {request.model!r} here.", reason="model_not_found")
+        check_capable(request, ("chat",))  # what a request needs beyond is refused, never ignored
         question = request.messages[-1].content.split()
         words = question[::-1][: request.max_tokens]
         for place, word in enumerate(words):
@@ -43,6 +45,10 @@ class ReverseBackend:
             await emit(ChatDelta(word if place == 0 else f" {word}", tokens=1))
         finish: Finish = "stop" if len(words) == len(question) else "length"
         await emit(ChatDelta(finish=finish, usage=Usage(len(question), len(words))))
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """One that can emits vectors, a few at a time, in the inputs' order."""
+        raise no_embeddings(request.model)
 
     async def pull(self, model: str, report: Report) -> None:
         """There is nothing to fetch."""

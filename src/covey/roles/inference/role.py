@@ -1,4 +1,4 @@
-"""The inference role: serves CHAT, MODELS and PULL_MODEL from the node's back ends."""
+"""The inference role: serves CHAT, EMBED, MODELS and PULL_MODEL from the node's back ends."""
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable
@@ -13,10 +13,13 @@ from covey.bus.caller import Caller
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     CHAT,
+    EMBED,
     MODELS,
     PULL_MODEL,
     ChatDelta,
     ChatRequest,
+    Embeddings,
+    EmbedRequest,
     Models,
     ModelStatus,
     PullModel,
@@ -71,6 +74,15 @@ class Inference:
         async with self._lanes.turn(status, request.tenant):
             await answer(backend, request, emit)
 
+    async def embed(self, caller: Caller, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """Serves EMBED, on the same terms and through the same queue."""
+        await self._lease.check_gateway(caller.peer)
+        backend, status = self._table.find(request.model)
+        if status.name != request.model:
+            request = msgspec.structs.replace(request, model=status.name)
+        async with self._lanes.turn(status, request.tenant):
+            await embed_all(backend, request, emit)
+
     async def models(self, caller: Caller, request: Nothing) -> Models:
         """Serves MODELS."""
         return Models(tuple(map(self._with_load, self._table.statuses())))
@@ -102,6 +114,26 @@ async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) 
     await backend.generate(request, watched)
     if not finished:
         raise CallError("upstream", f"The back end {backend.name} stopped in the middle of its answer.")
+
+
+async def embed_all(backend: Backend, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+    """Let a back end embed, and make sure that every input has one vector.
+
+    Raises:
+        CallError: the back end's; `upstream` where it returned another number of them.
+    """
+    missing = len(request.inputs)
+
+    async def watched(some: Embeddings) -> None:
+        nonlocal missing
+        missing -= len(some.vectors)
+        if missing < 0:
+            raise CallError("upstream", f"The back end {backend.name} embedded more than it was given.")
+        await emit(some)
+
+    await backend.embed(request, watched)
+    if missing:
+        raise CallError("upstream", f"The back end {backend.name} stopped in the middle of its embeddings.")
 
 
 async def watch_readiness(table: ModelTable, default_model: str, missing: dict[str, str]) -> None:
@@ -137,6 +169,7 @@ async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerato
         nursery.start_soon(watch_readiness, table, config.default_model, parts.lifecycle.missing)
         inference = Inference(table, lanes, parts.metrics, parts.cluster.lease)
         parts.bus.serve_stream(CHAT, inference.chat)
+        parts.bus.serve_stream(EMBED, inference.embed)
         parts.bus.serve(MODELS, inference.models)
         parts.bus.serve_stream(PULL_MODEL, inference.pull_model)
         try:
