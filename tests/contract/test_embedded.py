@@ -14,11 +14,12 @@ import pytest
 import trio
 from engine_world import Answer, ensure_model, models_folder, process
 
-from covey.backends import embedded_worker, engine
+from covey.backends import child_process, embedded_worker, engine
 from covey.backends.base import BackendParts
 from covey.backends.catalogue import DEFAULT_MODEL
+from covey.backends.child_process import cause_of_death
 from covey.backends.embedded import EmbeddedBackend, EmbeddedConfig, open_embedded
-from covey.backends.engine import Child, cause_of_death, socket_folder
+from covey.backends.engine import Child, socket_folder
 from covey.contracts.inference import ChatDelta, ChatRequest, Message, PullProgress, Sampling
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
@@ -244,7 +245,7 @@ def listens(pid: int) -> bool:
 async def test_leaving_stops_the_engine_even_one_that_hangs(
     stop: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "STOP_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(child_process, "STOP_SECONDS_MAX", 0.2)
     async with embedded() as backend:
         child = (await child_of(backend)).process
         child.send_signal(stop)

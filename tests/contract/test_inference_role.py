@@ -19,7 +19,6 @@ from covey.bus.bus import Bus, BusHandle
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     CHAT,
-    EMBED,
     MODELS,
     PULL_MODEL,
     ChatDelta,

@@ -363,7 +363,8 @@ async def test_a_server_that_is_none_neither_delays_the_start_nor_goes_unsaid(
     kind: str, answer: bytes | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutation: a start that waits for the first answer takes as long as `LIST_SECONDS`."""
-    monkeypatch.setattr(f"covey.backends.{kind}.LIST_SECONDS", 3.0)
+    module = "openai_server" if kind == "openai" else kind
+    monkeypatch.setattr(f"covey.backends.{module}.LIST_SECONDS", 3.0)
 
     async def handle(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):

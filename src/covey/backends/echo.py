@@ -11,8 +11,8 @@ import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.refusals import context_exceeded
 from covey.backends.echoing import DIMENSIONS, echo, embedding, prompt_tokens, split_tokens
+from covey.backends.refusals import context_exceeded
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     Capability,

@@ -131,28 +131,29 @@ def _schema(text: str, param: str) -> dict[str, Any]:
 
 
 def instance(schema: object, said: str, depth: int = 0) -> Any:
-    """A value that a simple JSON Schema allows: types, `enum`, `const`, `required`, the first of `anyOf` and `oneOf`."""
+    """A value that a simple JSON Schema allows: types, `enum`, `const`, `required`, the first of `anyOf`, `oneOf`."""
     if not isinstance(schema, dict) or depth > DEPTH_MAX:
         return said
     known = cast("dict[str, Any]", schema)
     if "const" in known:
         return known["const"]
     for word in ("enum", "anyOf", "oneOf"):
-        if isinstance(choices := known.get(word), list) and choices:
-            first: Any = choices[0]  # pyright: ignore[reportUnknownVariableType]  JSON
-            return first if word == "enum" else instance(first, said, depth + 1)
-    kind: Any = known.get("type", "object" if "properties" in known or depth == 0 else "string")
+        if choices := _items(known.get(word)):
+            return choices[0] if word == "enum" else instance(choices[0], said, depth + 1)
+    kind: object = known.get("type", "object" if "properties" in known or depth == 0 else "string")
     if isinstance(kind, list):
-        kind = kind[0] if kind else "null"  # pyright: ignore[reportUnknownVariableType]  JSON
+        kind = next(iter(_items(cast("object", kind))), "null")
     if kind == "object":
-        properties: Any = known.get("properties")
-        names: Any = known.get("required")
-        if not isinstance(properties, dict) or not isinstance(names, list):
-            return {}
-        return {str(name): instance(properties.get(name), said, depth + 1) for name in names}  # pyright: ignore
+        found = known.get("properties")
+        properties = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+        return {str(name): instance(properties.get(str(name)), said, depth + 1) for name in _items(known.get("required"))}
     if kind == "array":
         return [instance(known.get("items"), said, depth + 1)]
-    return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(kind, said)
+    return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(str(kind), said)
+
+
+def _items(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def embedding(one: str | tuple[int, ...], dimensions: int) -> bytes:

@@ -16,7 +16,7 @@ import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
 from covey.backends.capable import no_embeddings
-from covey.backends.catalogue import DEFAULT_MODEL, Entry, entry_for, find
+from covey.backends.catalogue import DEFAULT_MODEL, GGUF, Entry, entry_for, find
 from covey.backends.download import Downloader
 from covey.backends.engine import FAILURES_TO_GIVE_UP_WAITING, Child, Engine, EngineSettings
 from covey.backends.engine_abilities import Abilities
@@ -94,6 +94,8 @@ class EmbeddedBackend:
         self._downloader = Downloader(folder, origin, client, nursery)
         wanted = (config.default_model, *config.models) if config.default_model else config.models
         self._offered: dict[str, Entry] = {entry.name: entry for entry in map(entry_for, wanted)}
+        if strange := [entry.name for entry in self._offered.values() if entry.suffix != GGUF]:
+            raise CallError("invalid", f"[backends.embedded] does not run {strange[0]}: take it out of `models`.")
         self._default = entry_for(config.default_model).name if config.default_model else ""
         self._files = model_files(folder)
         self.engines = EnginePool(
@@ -255,6 +257,8 @@ class EmbeddedBackend:
     async def pull(self, model: str, report: Report) -> None:
         """See `Backend.pull`; an engine that runs the old file makes way for one with the new, once it is idle."""
         entry = entry_for(model)
+        if entry.suffix != GGUF:
+            raise CallError("unsupported", f"llama.cpp does not run {entry.name}.", param="model")
         already = False
 
         async def told(progress: PullProgress) -> None:

@@ -9,9 +9,6 @@ import logging
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +21,7 @@ import msgspec
 import trio
 
 from covey.backends import embedded_worker
+from covey.backends.child_process import EngineDiedError, Words, cause_of_death, spawn, stop
 from covey.backends.connections import unix_connections
 from covey.backends.embedded_worker import Orders
 from covey.backends.engine_abilities import Abilities, ask_abilities
@@ -33,7 +31,6 @@ from covey.errors import CallError
 log = logging.getLogger(__name__)
 
 START_SECONDS_MAX = 120.0
-STOP_SECONDS_MAX = 3.0
 HEALTH_SECONDS_MAX = 5.0
 STEADY_SECONDS = 300.0
 """An engine that lived this long was not faulty from the start: the next pause is the shortest again."""
@@ -41,12 +38,6 @@ PAUSE_SECONDS_MAX = 60.0
 FAILURES_TO_GIVE_UP_WAITING = 3
 """In a row; from then on requests are refused at once with the cause, while restarts go on."""
 SOCKET_PATH_BYTES_MAX = 100
-STDERR_BYTES_KEPT = 4_096
-PASSED_ENVIRONMENT = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
-    "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "OMP_NUM_THREADS",
-)  # fmt: skip
-"""The child sees nothing else of ours: least of all other services' keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,35 +54,6 @@ class EngineSettings:
     gpu_layers: int
     wait_policy: Literal["passive", "active"]
     patience: Patience
-
-
-class EngineDiedError(Exception):
-    """The child is gone or never came up; the message says why, for people."""
-
-
-class Words:
-    """What a child writes to standard error: read all along, lest the pipe fill up and stop it; the end is kept."""
-
-    def __init__(self) -> None:
-        self._said = b""
-        self._over = trio.Event()
-
-    async def listen(self, pipe: trio.abc.ReceiveStream) -> None:
-        """Until the pipe ends."""
-        try:
-            while data := await pipe.receive_some():
-                self._said = (self._said + data)[-STDERR_BYTES_KEPT:]
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # the child was stopped
-        finally:
-            self._over.set()
-
-    async def last(self) -> str:
-        """The last line of a dead child."""
-        with trio.move_on_after(1):
-            await self._over.wait()
-        lines = self._said.decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +167,7 @@ async def open_child(settings: EngineSettings, nursery: trio.Nursery) -> AsyncGe
     folder = socket_folder()
     process: trio.Process | None = None
     try:
-        process = await _spawn(settings)
+        process = await spawn(embedded_worker.__file__, {"OMP_WAIT_POLICY": settings.wait_policy.upper()})
         words = Words()
         assert process.stderr is not None
         nursery.start_soon(words.listen, process.stderr, name=f"errors of {settings.name}")
@@ -217,25 +179,8 @@ async def open_child(settings: EngineSettings, nursery: trio.Nursery) -> AsyncGe
     finally:
         with trio.CancelScope(shield=True):
             if process is not None:
-                await _stop(process)
+                await stop(process)
             await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-async def _spawn(settings: EngineSettings) -> trio.Process:
-    environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
-    environment["OMP_WAIT_POLICY"] = settings.wait_policy.upper()
-    try:
-        return await trio.lowlevel.open_process(
-            [sys.executable, "-P", embedded_worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            # Ctrl-C in a terminal is for the node: it drains, and the engine must finish what runs.
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise EngineDiedError(f"a child process cannot be started: {error.strerror or error}.") from error
 
 
 async def _first_word(process: trio.Process, words: Words, settings: EngineSettings, folder: Path) -> str:
@@ -281,34 +226,6 @@ async def _abilities(client: httpx.AsyncClient) -> Abilities:
             return await ask_abilities(client)
     except (SilentUpstreamError, RefusedError, CallError, msgspec.MsgspecError, trio.TooSlowError) as error:
         raise EngineDiedError(f"it does not say what its model can do ({str(error)[:200]}).") from error
-
-
-async def _stop(process: trio.Process) -> None:
-    assert process.stdin is not None
-    with trio.move_on_after(STOP_SECONDS_MAX):
-        await process.stdin.aclose()  # the child takes that for its end
-        await process.wait()
-    if process.poll() is None:
-        process.kill()
-        await process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            await pipe.aclose()
-
-
-def cause_of_death(status: int, last_words: str) -> str:
-    """What an exit status means, in words that help."""
-    if status == -signal.SIGILL:
-        return (
-            "it met an instruction that this processor does not have: llama.cpp needs one with AVX2 (or NEON). "
-            "Use Ollama or an OpenAI-compatible server on this machine instead."
-        )
-    if status in {-signal.SIGKILL, 137}:
-        return "it was killed, perhaps because memory ran out: use a smaller model or fewer `context_tokens`."
-    if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-        return f"it crashed ({name}); if it happens again, the file may be corrupt: pull the model again."
-    return f"it ended with status {status}" + (f": {last_words}" if last_words else ".")
 
 
 def socket_folder() -> Path:

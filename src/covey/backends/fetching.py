@@ -100,12 +100,13 @@ async def locate(entry: Entry, origin: Origin, client: httpx.AsyncClient) -> Rem
         url = f"{base}/resolve/{quote(source.version)}/{quote(source.path)}"
         return Remote(url, entry.sha256 or await _told_sha256(client, url), entry.model_bytes, "")
     page = urljoin(origin.index_url.rstrip("/") + "/", re.sub(r"[-_.]+", "-", source.project).lower() + "/")
-    found = await _wheel(client, page, f"{source.project.replace('-', '_')}-{source.version}-")
+    found = await _wheel(client, page, f"{source.project.replace('-', '_')}-{source.version}-", entry.archive_sha256)
     sha256 = entry.archive_sha256 or found.hashes.get("sha256", "")
     return Remote(urljoin(page, found.url), sha256, found.size or entry.archive_bytes, source.path)
 
 
-async def _wheel(client: httpx.AsyncClient, page: str, prefix: str) -> _IndexFile:
+async def _wheel(client: httpx.AsyncClient, page: str, prefix: str, sha256: str) -> _IndexFile:
+    """The wheel of that version with that sum; where the index has none such, the one for every platform."""
     host = httpx.URL(page).host
     try:
         response = await client.get(page, headers={"Accept": SIMPLE_JSON})
@@ -122,8 +123,12 @@ async def _wheel(client: httpx.AsyncClient, page: str, prefix: str) -> _IndexFil
         raise CallError(
             "upstream", f"{host} is no package index of the JSON kind (PEP 691); set another `index_url`."
         ) from error
-    for found in files:
-        if found.filename.startswith(prefix) and found.filename.endswith("-none-any.whl"):
+    wheels = [found for found in files if found.filename.startswith(prefix) and found.filename.endswith(".whl")]
+    for found in wheels:
+        if sha256 and found.hashes.get("sha256") == sha256:
+            return found
+    for found in wheels:
+        if found.filename.endswith("-none-any.whl"):
             return found
     raise CallError("not_found", f"The package index {host} has no wheel {prefix}….", reason="model_not_found")
 

@@ -36,7 +36,7 @@ def plain_request(request: ChatRequest) -> ChatRequest:
     elif tools and request.format.kind == "schema":
         answer = decoded_schema(request.format.schema, "response_format")
         changed["format"] = AnswerFormat("schema", json.dumps(_union(tools, answer)), "answer")
-    return cast("ChatRequest", msgspec.structs.replace(request, **changed))
+    return msgspec.structs.replace(request, **changed)
 
 
 def _usable(request: ChatRequest) -> tuple[Tool, ...]:
@@ -125,12 +125,13 @@ def _union(tools: tuple[Tool, ...], answer: dict[str, Any] | None) -> dict[str, 
     return {"anyOf": shapes, "$defs": definitions} if len(shapes) > 1 else {**shapes[0], "$defs": definitions}
 
 
-def _moved(schema: Any, to: str) -> Any:
+def _moved(schema: object, to: str) -> Any:
     if isinstance(schema, list):
-        return [_moved(item, to) for item in cast("list[Any]", schema)]
+        items = cast("list[object]", schema)
+        return [_moved(item, to) for item in items]
     if not isinstance(schema, dict):
         return schema
-    moved = {key: _moved(value, to) for key, value in cast("dict[str, Any]", schema).items()}
+    moved: dict[str, Any] = {key: _moved(value, to) for key, value in cast("dict[str, object]", schema).items()}
     reference = moved.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = to + reference[1:]

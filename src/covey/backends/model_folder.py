@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 import trio
 
-from covey.backends.catalogue import FILE_NAME, Entry
+from covey.backends.catalogue import FILE_NAME, GGUF, Entry
 from covey.backends.fetching import sha256_of
-from covey.backends.unpacking import MAGIC
 from covey.errors import CallError
 
 
@@ -22,17 +21,17 @@ class _Checked(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def model_files(folder: Path) -> dict[str, Path]:
-    """Name → file of every usable `*.gguf`, also those that a person put there. Reads the folder alone: fast."""
+def model_files(folder: Path, suffix: str = GGUF) -> dict[str, Path]:
+    """Name → file of every usable one of a kind, also those that a person put there. Reads the folder alone: fast."""
     try:
-        found = sorted(folder.glob("*.gguf"))
+        found = sorted(folder.glob(f"*{suffix}"))
     except OSError:
         return {}
     return {path.stem: path for path in found if FILE_NAME.fullmatch(path.stem) and path.is_file()}
 
 
 async def check_model(path: Path, entry: Entry | None) -> None:
-    """Make sure that a file is a GGUF model, and the very one its catalogue entry names.
+    """Make sure that a file is a model of its kind (GGUF, without an entry), and the very one that its entry names.
 
     Raises:
         CallError: `storage`: unreadable, cut short or changed; the message says to pull it again.
@@ -40,8 +39,9 @@ async def check_model(path: Path, entry: Entry | None) -> None:
     again = f"Fetch it again: covey models pull {path.stem}"
     try:
         state = await trio.to_thread.run_sync(path.stat)
-        if await trio.to_thread.run_sync(_magic, path) != MAGIC:
-            raise CallError("storage", f"{path.name} is not a GGUF model. {again}", reason="corrupt_model")
+        magic = entry.magic if entry is not None else b"GGUF"
+        if await trio.to_thread.run_sync(_start, path, len(magic)) != magic:
+            raise CallError("storage", f"{path.name} is not a model of its kind. {again}", reason="corrupt_model")
         if entry is None or not entry.sha256:
             return
         note = path.with_name(path.name + ".checked")
@@ -60,9 +60,9 @@ async def check_model(path: Path, entry: Entry | None) -> None:
         raise CallError("storage", f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _magic(path: Path) -> bytes:
+def _start(path: Path, count: int) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(MAGIC))
+        return file.read(count)
 
 
 def _read_note(note: Path) -> _Checked | None:

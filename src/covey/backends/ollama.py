@@ -4,35 +4,43 @@ The official client has traps: no timeout of its own, `OLLAMA_API_KEY` sent to a
 closed, and six families of exceptions. All of them end here.
 """
 
-import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
-import msgspec
 import trio
 
 from covey.backends.base import Backend, BackendParts, BackendPlugin, Report
-from covey.backends.refusals import context_exceeded
-from covey.backends.connections import tcp_connections
-from covey.backends.sse_client import describe, exhausting
+from covey.backends.capable import check_capable, no_embeddings
+from covey.backends.ollama_answers import LogprobsMissingError, OllamaAnswers
+from covey.backends.ollama_client import OllamaConfig, absent, anybody_at, open_ollama_client, server_of, translated
+from covey.backends.sse_client import exhausting
 from covey.bus.replies import Emit
-from covey.contracts.inference import ChatDelta, ChatRequest, Finish, ModelStatus, PullProgress, Usage
-from covey.dialects.counting import estimated_tokens
+from covey.contracts.inference import (
+    Capability,
+    ChatDelta,
+    ChatRequest,
+    Embeddings,
+    EmbedRequest,
+    ModelStatus,
+    PullProgress,
+)
 from covey.errors import CallError
-from covey.telemetry.logs import redact
 
 if TYPE_CHECKING:
     import ollama
 
 log = logging.getLogger(__name__)
 
-OLLAMA_PORT = 11434
 MODELS_MAX = 500
-CAPABILITIES = {"completion": "chat", "embedding": "embed"}
+CAPABILITIES: dict[str, tuple[Capability, ...]] = {
+    # Formats are forced by grammars, whatever the model; tools, where its template has none, by a format.
+    "completion": ("chat", "completion", "json", "logprobs", "tools"),
+    "embedding": ("embed",),
+    "vision": ("vision",),
+}
 """Ollama's words and ours."""
 FIRST_SECONDS = 1.0
 """How long a node that starts waits for the models: a server that hangs must not keep it from starting."""
@@ -42,32 +50,17 @@ QUIET_SECONDS_MAX = 300.0
 """A server that is not there is asked ever more rarely, down to this."""
 
 
-class OllamaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[backends.ollama]`.
-
-    Args:
-        url: of the server.
-        slots: requests at once per model; Ollama's own `OLLAMA_NUM_PARALLEL`. 0: unknown.
-        refresh_seconds: how often it is asked for its models.
-        connect_seconds: the longest wait for a connection.
-        first_token_seconds: the longest wait for the first token: Ollama loads the model before it.
-        idle_seconds: the longest wait between tokens.
-    """
-
-    url: str = "http://127.0.0.1:11434"
-    slots: int = 4
-    refresh_seconds: float = 5.0
-    connect_seconds: float = 2.0
-    first_token_seconds: float = 300.0
-    idle_seconds: float = 60.0
-
-
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What is known of a model beyond its name. `context_tokens` it was trained for; 0: unknown."""
+    """What is known of a model beyond its name.
 
-    capabilities: tuple[str, ...] = ("chat",)
+    `context_tokens` it was trained for; 0: unknown. `tools`: its template has a place for them. `insert`: for a gap.
+    """
+
+    capabilities: tuple[Capability, ...] = CAPABILITIES["completion"]
     context_tokens: int = 0
+    tools: bool = False
+    insert: bool = False
 
 
 class OllamaBackend:
@@ -83,20 +76,22 @@ class OllamaBackend:
         self._running: dict[str, int] = {}
         self._reachable = False
         self._strange = False
+        self._tells_logprobs = True
+        """Old versions take no notice of the wish; it shows once somebody has it."""
         self.asked = trio.Event()
         """Set once it was asked for its models, whatever came of it."""
 
     def models(self) -> tuple[ModelStatus, ...]:
         """See `Backend.models`. An unreachable server has none."""
-        return tuple(self._status(name, self._details.get(name, Details())) for name in self._models)
+        return tuple(self._status(name) for name in self._models)
 
-    def _status(self, name: str, details: "Details") -> ModelStatus:
+    def _status(self, name: str) -> ModelStatus:
         return ModelStatus(
             name,
             self.name,
             "remote",
-            capabilities=details.capabilities,
-            context_tokens=details.context_tokens,
+            capabilities=self._capabilities(name),
+            context_tokens=self._details.get(name, Details()).context_tokens,
             slots=self._config.slots,
             in_flight=self._running.get(name, 0),
         )
@@ -105,37 +100,38 @@ class OllamaBackend:
         """See `Backend.generate`."""
         if request.model not in self._models:
             raise CallError("not_found", f"Ollama has no model {request.model!r}.", reason="model_not_found")
-        self._running[request.model] = self._running.get(request.model, 0) + 1
+        check_capable(request, self._capabilities(request.model))
+        async with self._counted(request.model):
+            details = self._details.get(request.model, Details())
+            answers = OllamaAnswers(self._found(), self._config, tools=details.tools, insert=details.insert)
+            try:
+                await answers.generate(request, emit)
+            except LogprobsMissingError as error:
+                self._tells_logprobs = False
+                raise CallError(
+                    "unsupported", "This Ollama tells no probabilities; leave logprobs out.", param="logprobs"
+                ) from error
+
+    async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        """See `Backend.embed`."""
+        if request.model not in self._models:
+            raise CallError("not_found", f"Ollama has no model {request.model[:200]!r}.", reason="model_not_found")
+        if "embed" not in self._capabilities(request.model):
+            raise no_embeddings(request.model)
+        async with self._counted(request.model):
+            await OllamaAnswers(self._found(), self._config).embed(request, emit)
+
+    @asynccontextmanager
+    async def _counted(self, model: str) -> AsyncGenerator[None, None]:
+        self._running[model] = self._running.get(model, 0) + 1
         try:
-            await self._answer(request, emit)
+            yield
         finally:
-            self._running[request.model] -= 1
+            self._running[model] -= 1
 
-    async def _answer(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        tokens, last = 0, None
-        with translated():
-            stream = await self._found().chat(  # pyright: ignore[reportUnknownMemberType]  of `tools`, unused here
-                request.model, messages, stream=True, options=options(request)
-            )
-        async with exhausting(stream) as parts:
-            while (part := await self._next(parts, first=not tokens)) is not None:
-                text = part.message.content or ""
-                tokens += 1 if text else 0
-                if text:
-                    await emit(ChatDelta(text, tokens=1))
-                if part.done:
-                    usage = Usage(part.prompt_eval_count or estimated_tokens(request), part.eval_count or tokens)
-                    last = ChatDelta(finish=finish_of(part.done_reason), usage=usage)
-        if last is None:
-            raise CallError("upstream", "Ollama's answer ended in the middle.")
-        await emit(last)
-
-    async def _next(self, parts: "AsyncIterator[ollama.ChatResponse]", *, first: bool) -> "ollama.ChatResponse | None":
-        seconds = self._config.first_token_seconds if first else self._config.idle_seconds
-        with trio.move_on_after(seconds), translated():
-            return await anext(parts, None)
-        raise CallError("upstream", "Ollama fell silent in the middle of its answer.", reason="silent")
+    def _capabilities(self, name: str) -> tuple[Capability, ...]:
+        known = self._details.get(name, Details()).capabilities
+        return known if self._tells_logprobs else tuple(one for one in known if one != "logprobs")
 
     async def pull(self, model: str, report: Report) -> None:
         """See `Backend.pull`: Ollama fetches from its own registry."""
@@ -185,7 +181,7 @@ class OllamaBackend:
             log.warning(
                 "What listens at %s is no Ollama, or not well (%s); looking for it quietly.", self._config.url, why
             )
-        self._reachable, self._models = False, ()
+        self._reachable, self._models, self._tells_logprobs = False, (), True
 
     async def _look_up(self, name: str) -> "Details":
         """What Ollama says of a model; what any model is like, where it does not say."""
@@ -194,16 +190,15 @@ class OllamaBackend:
                 shown = await self._found().show(name)
         except (CallError, trio.TooSlowError):
             return Details()
-        capabilities = tuple(
-            sorted(ours for theirs, ours in CAPABILITIES.items() if theirs in (shown.capabilities or ()))
-        )
+        theirs = shown.capabilities or ["completion"]  # versions before 0.6.4 say nothing
+        ours: set[Capability] = {one for word in theirs for one in CAPABILITIES.get(word, ())}
         lengths = [value for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length")]
         trained = lengths[0] if lengths and isinstance(lengths[0], int) else 0
-        return Details(capabilities or ("chat",), trained)
+        return Details(tuple(sorted(ours)), trained, "tools" in theirs, "insert" in theirs)
 
     def _found(self) -> "ollama.AsyncClient":
         if self._client is None:
-            raise _absent()
+            raise absent()
         return self._client
 
     async def close(self) -> None:
@@ -219,113 +214,6 @@ class OllamaBackend:
             self.asked.set()
             await trio.sleep(pause)
             pause = self._config.refresh_seconds if self._reachable else min(pause * 1.5, QUIET_SECONDS_MAX)
-
-
-def options(request: ChatRequest) -> dict[str, Any]:
-    """Ollama's spelling of the sampling parameters."""
-    found: dict[str, Any] = msgspec.to_builtins(request.sampling)
-    if request.max_tokens is not None:
-        found["num_predict"] = request.max_tokens
-    if request.stop:
-        found["stop"] = list(request.stop)
-    return found
-
-
-def finish_of(reason: str | None) -> Finish:
-    """Our word for Ollama's `done_reason`; old versions give none.
-
-    Raises:
-        CallError: `upstream`: it ended with an error.
-    """
-    if reason in {"error", "unload", "load"}:
-        raise CallError("upstream", f"Ollama ended its answer with {reason!r}.")
-    return "length" if reason == "length" else "stop"
-
-
-@contextmanager
-def translated() -> Generator[None, None, None]:
-    """Turn whatever the client raises into a `CallError`."""
-    import ollama
-    import pydantic
-
-    try:
-        yield
-    except ollama.ResponseError as error:
-        raise refusal(error.status_code, redact(" ".join(str(error.error).split()))[:300]) from error
-    except (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise _absent() from error
-    except httpx.HTTPError as error:
-        raise CallError("upstream", f"Ollama broke off its answer ({describe(error)}).") from error
-    except (json.JSONDecodeError, pydantic.ValidationError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        # The last two: the client takes JSON that is not an object for one.
-        raise CallError("upstream", "Ollama sent something that is not its protocol.") from error
-
-
-def _absent() -> CallError:
-    return CallError("upstream", "Ollama cannot be reached; is it running?", reason="unreachable")
-
-
-async def anybody_at(url: str, seconds: float) -> bool:
-    """Whether something takes connections there, in time; errors as `server_of`."""
-    host, port = server_of(url)
-    try:
-        with trio.fail_after(seconds):
-            stream = await trio.open_tcp_stream(host, port)
-    except (OSError, trio.TooSlowError):
-        return False
-    await stream.aclose()
-    return True
-
-
-def server_of(url: str) -> tuple[str, int]:
-    """Host and port of a URL, which may lack its scheme, as in `OLLAMA_HOST`.
-
-    Raises:
-        CallError: `invalid`: it is no URL of a web server.
-    """
-    plain = "://" not in url
-    try:
-        parsed = httpx.URL(f"http://{url}" if plain else url)
-    except httpx.InvalidURL as error:
-        raise CallError("invalid", f"[backends.ollama] url {url[:200]!r} is no URL ({error}).") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise CallError(
-            "invalid", f"[backends.ollama] url {url[:200]!r} is no URL like http://127.0.0.1:{OLLAMA_PORT}."
-        )
-    return parsed.host, parsed.port or (OLLAMA_PORT if plain else 443 if parsed.scheme == "https" else 80)
-
-
-def refusal(status: int, message: str) -> CallError:
-    """What an error of Ollama's means; its status is -1 inside a stream."""
-    said = f": {message}" if message else ""
-    if status == 404 or "not found" in message:
-        return CallError("not_found", f"Ollama does not have this model{said}", reason="model_not_found")
-    if "context length" in message or "context window" in message:
-        return context_exceeded(0, 0, message)
-    if status == 503:
-        return CallError("no_capacity", f"Ollama is busy{said}", retry_after_seconds=5.0)
-    if status == 400:
-        return CallError("invalid", f"Ollama refused the request{said}")
-    return CallError("upstream", f"Ollama failed{said}")
-
-
-def open_ollama_client(config: OllamaConfig) -> "ollama.AsyncClient":
-    """The official client with its traps closed; closed by the caller."""
-    import ollama
-
-    async def drop_credentials(request: httpx.Request) -> None:
-        # The client takes OLLAMA_API_KEY from the environment and sends it to whatever host it is given.
-        request.headers.pop("authorization", None)
-
-    timeout = httpx.Timeout(config.first_token_seconds, connect=config.connect_seconds, write=30.0, pool=10.0)
-    return ollama.AsyncClient(
-        config.url,
-        timeout=timeout,
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={"request": [drop_credentials]},
-        transport=tcp_connections(tls=config.url.startswith("https://")),
-    )
 
 
 @asynccontextmanager

