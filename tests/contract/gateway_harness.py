@@ -15,7 +15,17 @@ from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
 from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, AuthorizeActor, Identity, KeyLimits, KeyUsed, VerifyKey
-from covey.contracts.inference import CHAT, MODELS, ChatDelta, ChatRequest, Models, ModelStatus
+from covey.contracts.inference import (
+    CHAT,
+    EMBED,
+    MODELS,
+    ChatDelta,
+    ChatRequest,
+    Embeddings,
+    EmbedRequest,
+    Models,
+    ModelStatus,
+)
 from covey.contracts.keys import INVALID_KEY, MINT_BYTES, MintedKey, mint, parse
 from covey.contracts.method import Nothing
 from covey.errors import CallError
@@ -94,6 +104,13 @@ class Inference:
         finally:
             self.running -= 1
 
+    async def embed(self, caller: Caller, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        self.running += 1
+        try:
+            await self.echo.embed(request, emit)
+        finally:
+            self.running -= 1
+
     async def models(self, caller: Caller, request: Nothing) -> Models:
         return Models((*self.echo.models(), ModelStatus("scripted", "script", "loaded", created_at=7)))
 
@@ -159,6 +176,7 @@ async def gateway(
         bus.stamped("auth").serve(KEY_USED, fake_auth.used)
     if inference:
         bus.stamped("inference").serve_stream(CHAT, fake_inference.chat)
+        bus.stamped("inference").serve_stream(EMBED, fake_inference.embed)
         bus.stamped("inference").serve(MODELS, fake_inference.models)
     serve(bus, metrics)
     router = Router()

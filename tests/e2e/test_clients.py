@@ -25,7 +25,7 @@ MODEL = "smollm2-135m-instruct"
 EMBEDDER = "multilingual-e5-small"
 FRANCE = "What is the capital of France?"
 ASK: Any = [{"role": "user", "content": FRANCE}]
-CONFIG = '[inference]\nbackends = ["embedded"]\n'
+CONFIG = '[inference]\nbackends = ["embedded", "embedder"]\n'
 MODEL_SECONDS = 180.0
 WEATHER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -262,12 +262,13 @@ def test_openai_errors(node: NodeProcess, client: openai.OpenAI) -> None:
 
 @shows("openai", "retries when it is told to")
 def test_openai_retries(node: NodeProcess, client: openai.OpenAI) -> None:
-    limited = client.with_options(api_key=node.create_key("ann", "--requests-per-minute", "60"), max_retries=5)
-    statuses = [
-        limited.chat.completions.with_raw_response.create(model=MODEL, messages=ASK, max_tokens=1) for _ in range(62)
-    ]
-    assert all(one.status_code == 200 for one in statuses)
-    assert sum(one.retries_taken for one in statuses) >= 1
+    limited = client.with_options(api_key=node.create_key("ann", "--requests-per-minute", "30"), max_retries=5)
+    for _ in range(40):  # the limit, and a few that wait for their turn
+        answer = limited.chat.completions.with_raw_response.create(model=MODEL, messages=ASK, max_tokens=1)
+        assert answer.status_code == 200
+        if answer.retries_taken:
+            return
+    pytest.fail("It was never told to wait.")
 
 
 # anthropic

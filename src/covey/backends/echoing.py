@@ -146,7 +146,9 @@ def instance(schema: object, said: str, depth: int = 0) -> Any:
     if kind == "object":
         found = known.get("properties")
         properties = cast("dict[str, object]", found) if isinstance(found, dict) else {}
-        return {str(name): instance(properties.get(str(name)), said, depth + 1) for name in _items(known.get("required"))}
+        return {
+            str(name): instance(properties.get(str(name)), said, depth + 1) for name in _items(known.get("required"))
+        }
     if kind == "array":
         return [instance(known.get("items"), said, depth + 1)]
     return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(str(kind), said)

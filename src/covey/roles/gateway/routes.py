@@ -59,6 +59,7 @@ class Api:
             Route("/v1/chat/completions", OPENAI, {"POST": partial(chat, parse=openai.parse_chat)}),
             Route("/v1/completions", OPENAI, {"POST": partial(chat, parse=openai.parse_completion)}),
             Route("/v1/embeddings", OPENAI, {"POST": partial(embed, parse=openai.parse_embedding)}),
+            Route("/v1/responses", OPENAI, {"POST": partial(chat, parse=openai.parse_response)}),
             Route("/v1/models", OPENAI, _reading(self._models)),
             Route("/v1/models/{id}", OPENAI, _reading(self._model)),
         )
