@@ -23,6 +23,7 @@ HOMES = {
     "chat": "covey.cli.chat:chat",
     "users": "covey.cli.users:users",
     "keys": "covey.cli.keys:keys",
+    "usage": "covey.cli.usage:usage",
     "audit": "covey.cli.audit:audit",
     "models": "covey.cli.models:models",
     "config": "covey.cli.configuration:config",

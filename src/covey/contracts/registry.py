@@ -3,7 +3,19 @@
 from types import ModuleType
 from typing import Any
 
-from covey.contracts import audit, auth, cluster, gateway, inference, leases, membership, recovery, replication, store
+from covey.contracts import (
+    audit,
+    auth,
+    cluster,
+    gateway,
+    inference,
+    leases,
+    membership,
+    recovery,
+    replication,
+    store,
+    usage,
+)
 from covey.contracts.method import Streaming, Unary
 
 AnyMethod = Unary[Any, Any] | Streaming[Any, Any]
@@ -18,6 +30,7 @@ MODULES: tuple[ModuleType, ...] = (
     recovery,
     replication,
     store,
+    usage,
 )
 
 
