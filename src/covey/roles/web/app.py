@@ -24,7 +24,7 @@ from covey.roles.web import display, faults, sessions
 from covey.roles.web.context import EXTENSION, Away, Web, web
 from covey.roles.web.forms import read_form
 from covey.roles.web.intake import REFUSAL, Intake
-from covey.roles.web.pages import account, audit, chat, entry, keys, machines, overview, people
+from covey.roles.web.pages import account, audit, chat, entry, keys, machines, overview, people, usage
 from covey.roles.web.security import (
     ACCESS,
     CSRF_FIELD,
@@ -54,7 +54,7 @@ def build(surroundings: Web) -> QuartTrio:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(display.FILTERS)
     app.add_url_rule("/static/<version>/<path:name>", "static_file", static_file)
-    for page in (entry, overview, keys, chat, account, people, machines, audit):
+    for page in (entry, overview, keys, chat, account, usage, people, machines, audit):
         app.register_blueprint(page.blueprint)
     app.before_request(admit)
     app.after_request(finish)
