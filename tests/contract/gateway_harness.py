@@ -4,7 +4,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import trio
@@ -34,7 +34,8 @@ from covey.http.router import Router
 from covey.roles.base import Lifecycle, NodeInfo, Parts
 from covey.roles.gateway.role import GatewayConfig, open_gateway
 from covey.store.identity import Identity as NodeIdentity
-from covey.store.writer import Store
+from covey.store.memory import MemoryStore
+from covey.store.writer import open_store
 from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 
@@ -180,32 +181,33 @@ async def gateway(
         bus.stamped("inference").serve(MODELS, fake_inference.models)
     serve(bus, metrics)
     router = Router()
-    parts = Parts(
-        node=NodeInfo("alice", "0", 0),
-        identity=NodeIdentity.generate(),
-        bus=bus.stamped("gateway"),
-        store=cast(Store, None),
-        http=router,
-        metrics=metrics,
-        clock=FixedClock(),
-        lifecycle=lifecycle,
-        folder=Path("/nowhere"),
-        assets=Path("/nowhere"),
-        backends=(),
-    )
+    async with open_store(MemoryStore(), Metrics()) as store:
+        parts = Parts(
+            node=NodeInfo("alice", "0", 0),
+            identity=NodeIdentity.generate(),
+            bus=bus.stamped("gateway"),
+            store=store,
+            http=router,
+            metrics=metrics,
+            clock=FixedClock(),
+            lifecycle=lifecycle,
+            folder=Path("/nowhere"),
+            assets=Path("/nowhere"),
+            backends=(),
+        )
 
-    async def guard(scope: Any) -> None:
-        pass
+        async def guard(scope: Any) -> None:
+            pass
 
-    health = HealthApp(metrics, lambda: dict(lifecycle.missing), guard)
-    for path in PATHS:
-        router.mount(path, health)
-    async with (
-        bus.open(),
-        open_gateway(GatewayConfig(**keys), parts),
-        serving(router, drain_seconds=drain_seconds, metrics=metrics, **(http or {})) as served,
-    ):
-        yield Gateway(served, fake_auth, fake_inference, parts, bus)
+        health = HealthApp(metrics, lambda: dict(lifecycle.missing), guard)
+        for path in PATHS:
+            router.mount(path, health)
+        async with (
+            bus.open(),
+            open_gateway(GatewayConfig(**keys), parts),
+            serving(router, drain_seconds=drain_seconds, metrics=metrics, **(http or {})) as served,
+        ):
+            yield Gateway(served, fake_auth, fake_inference, parts, bus)
     assert fake_inference.running == fake_inference.echo.running == 0
 
 

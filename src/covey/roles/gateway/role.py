@@ -26,6 +26,9 @@ from covey.roles.gateway.patience import Patience, Patiences, Timeouts
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.routes import MOUNTS, Api
 from covey.roles.gateway.stats import Tally
+from covey.roles.gateway.usage import UsageBook
+from covey.roles.gateway.usage_rows import Retention
+from covey.roles.gateway.usage_service import UsageService
 
 FLUSH_SECONDS = 5.0
 
@@ -43,6 +46,16 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ping_seconds: float = 10.0
     key_use_report_seconds: float = 30.0
     node_header: bool = False
+    usage_records_days: float = 30.0
+    usage_days: float = 400.0
+    usage_records_max: int = 500_000
+    usage_totals_max: int = 200_000
+    usage_flush_seconds: float = 1.0
+
+    @property
+    def usage_retention(self) -> Retention:
+        """What the book of usage keeps."""
+        return Retention(self.usage_records_days, self.usage_days, self.usage_records_max, self.usage_totals_max)
 
 
 class Gateway:
@@ -91,13 +104,14 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     fleet = Fleet(parts.bus, lambda peer: frozenset())
     admission = Admission(parts.bus, parts.clock)
     limiter = Limiter()
+    usage = UsageBook(parts.store, parts.clock, config.usage_retention, flush_seconds=config.usage_flush_seconds)
     books = Books(
         tally,
         parts.metrics,
         parts.clock,
         parts.lifecycle,
         parts.bus.name_of,
-        lambda record: None,
+        usage.record,
         in_flight_max=config.requests_in_flight_max,
     )
     patiences = Patiences(
@@ -109,6 +123,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     parts.bus.serve_stream(COMPLETE, gateway.complete)
     parts.bus.serve(LIST_MODELS, gateway.list_models)
     parts.bus.serve(STATS, gateway.stats)
+    UsageService(parts.bus, usage).serve()
     answering = Answering(
         completions,
         body_bytes_max=config.body_bytes_max,
@@ -120,6 +135,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     for prefix in MOUNTS:
         parts.http.mount(prefix, api)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(usage.run)
         nursery.start_soon(requests.follow)
         nursery.start_soon(partial(admission.report_use, every_seconds=config.key_use_report_seconds))
         try:

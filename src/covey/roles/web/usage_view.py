@@ -46,14 +46,13 @@ class Choice(msgspec.Struct, frozen=True):
 
 def choose(arguments: Mapping[str, str]) -> Choice:
     """The choice that an address stands for; what it does not know is left at its default."""
-    default = Choice()
-    known: tuple[Dimension, ...] = tuple(KINDS)
     days, by, measure = arguments.get("days"), arguments.get("by"), arguments.get("measure")
-    return Choice(
-        days=next((one for one in RANGES if str(one) == days), default.days),
-        by=next((one for one in known if one == by), default.by),
-        measure=next((one for one in MEASURES if one == measure), default.measure),
-        mine=arguments.get("mine") == "1",
+    choice = Choice(mine=arguments.get("mine") == "1")
+    return replace(
+        choice,
+        days=next((one for one in RANGES if str(one) == days), choice.days),
+        by=by if by in KINDS else choice.by,
+        measure=measure if measure in MEASURES else choice.measure,
     )
 
 
