@@ -2,7 +2,8 @@
 
 const box = document.getElementById("usage-bars");
 const said = document.getElementById("usage-day");
-const HEIGHT = 240;
+const HEIGHT = 220;
+const ROUND = [...Array(13).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -49,10 +50,13 @@ function draw(bars) {
     },
     axes: [
       {
-        stroke: soft, font, grid: { show: false }, ticks: { show: false }, incrs: [1, 2, 5, 7, 14, 30], space: 52,
+        stroke: soft, font, grid: { show: false }, ticks: { show: false }, incrs: [1, 2, 5, 7, 14, 30], space: 52, size: 30,
         values: (_, splits) => splits.map((at) => (Number.isInteger(at) ? bars.days[at] ?? "" : "")),
       },
-      { stroke: soft, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 52, space: 36, incrs: [1, 2, 5, 10, 20, 50, ...[1, 2, 5].flatMap((digit) => [2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map((power) => digit * 10 ** power)).sort((a, b) => a - b)], values: (_, splits) => splits.map(short) },
+      {
+        stroke: soft, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, incrs: ROUND, space: 36, size: 52,
+        values: (_, splits) => splits.map(short),
+      },
     ],
     series: [
       {},

@@ -43,7 +43,7 @@ async def grace(world: World) -> Browser:
 # Who sees what
 
 
-PERSONAL = ("/", "/overview/live", "/keys", "/chat", "/account")
+PERSONAL = ("/", "/overview/live", "/keys", "/chat", "/usage", "/account")
 ADMINS = ("/users", "/nodes", "/nodes/live", "/audit")
 
 

@@ -22,6 +22,8 @@ from covey.contracts import auth, cluster, gateway
 from covey.contracts.audit import AUDIT, Audit, AuditPage, AuditRecord
 from covey.contracts.inference import ChatDelta, Usage
 from covey.contracts.method import Nothing
+from covey.contracts.usage import USAGE, USAGE_RECORDS, AskUsage, UsageRecord, UsageRecords, UsageRow, UsageRows
+from covey.contracts.usage_sums import day_of, sums_of
 from covey.errors import CallError
 from covey.http.router import Router
 from covey.roles.base import NodeInfo
@@ -264,6 +266,9 @@ class FakeGateway:
     heard: list[gateway.Completion] = field(default_factory=list)
     left: trio.Event = field(default_factory=trio.Event)
     """Set when a chat was left before its end."""
+    used: list[UsageRecord] = field(default_factory=list)
+    silent: tuple[str, ...] = ()
+    asked_usage: list[AskUsage] = field(default_factory=list)
 
     async def complete(self, _: Caller, wish: gateway.Completion, emit: Callable[[ChatDelta], Awaitable[None]]) -> None:
         self.auth.who(wish.actor.session)
@@ -282,7 +287,26 @@ class FakeGateway:
         await trio.sleep(self.thinking_seconds)
         return self.stats
 
+    def _seen(self, wish: AskUsage) -> list[UsageRecord]:
+        account = self.auth.who(wish.actor.session)
+        self.asked_usage.append(wish)
+        user = wish.user if account.role == "admin" else account.id
+        return [one for one in self.used if wish.since <= one.ended_at < wish.until and user in ("", one.owner)]
+
+    async def usage(self, _: Caller, wish: AskUsage, emit: Callable[[UsageRows], Awaitable[None]]) -> None:
+        place = {"day": lambda one: day_of(one.ended_at), "key": lambda one: one.key_id, "user": lambda one: one.owner}
+        for one in self._seen(wish):
+            group = tuple(place[by](one) if by in place else getattr(one, by) for by in wish.group_by)
+            await emit(UsageRows((UsageRow(group, sums_of(one)),)))
+        await emit(UsageRows((), self.silent))
+
+    async def records(self, _: Caller, wish: AskUsage, emit: Callable[[UsageRecords], Awaitable[None]]) -> None:
+        for one in self._seen(wish):
+            await emit(UsageRecords((one,)))
+
     def serve(self, bus: Bus) -> None:
+        bus.serve(USAGE, self.usage)
+        bus.serve(USAGE_RECORDS, self.records)
         bus.serve(gateway.COMPLETE, self.complete)
         bus.serve(gateway.LIST_MODELS, self.list_models)
         bus.serve(gateway.STATS, self.figures)

@@ -251,6 +251,25 @@ async def test_too_many_lines_are_refused(
         assert total(await one.book.rows(Question(0, NOON + DAY), ("user",))).requests == 5
 
 
+async def test_what_a_repair_saved_in_part_is_left_out(autojump_clock: trio.testing.MockClock) -> None:
+    async with world() as one:
+        for number in range(3):
+            one.book.record(record(NOON + number, owner=f"a{number}"))
+        await one.book.flush()
+        key = one.store.local(AREA).key
+        broken = [next(one.kv.scan(key(kind)))[0] for kind in (RECORDS, HOURS, DAYS)]
+        one.kv.write([(name, b"\xc1") for name in broken] + [(key(b"counts"), b"")])
+        assert len(await one.records()) == 2
+        assert sum(requests for requests, _ in (await one.sums(by=("user",))).values()) == 2
+        for number in range(3):
+            one.book.record(record(NOON + number, owner=f"a{number}"))
+        await one.book.flush()
+        assert sum(requests for requests, _ in (await one.sums(by=("user",))).values()) == 5
+        one.clock.at += 500 * DAY
+        await trio.sleep(usage.PRUNE_SECONDS + 2)
+        assert one.counted().records == 0
+
+
 async def test_leaving_in_the_middle_of_a_write_counts_once(tmp_path: Path) -> None:
     async with world(open_leveldb(tmp_path), in_thread=True) as one:
         for _ in range(300):

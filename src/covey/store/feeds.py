@@ -41,7 +41,7 @@ from covey.store.membership import AUTHOR_ROLE, DEPENDS_ON
 from covey.store.reissue import reissued
 from covey.store.rows import MemberRow
 from covey.store.view import VIEW_KEY, VIEW_VERSION, View
-from covey.store.writer import LOCAL_PREFIX, Overlay, Store
+from covey.store.writer import LOCAL_PREFIX, USAGE_PREFIX, Overlay, Store
 from covey.transport.base import PeerId
 
 OP_KINDS: dict[type[Any], Kind] = {op: kind for kind in KINDS for op in get_args(OPS[kind])}
@@ -376,9 +376,12 @@ def _stillborn(reader: Reader, founder: Identity) -> list[bytes]:
     genesis = reader.get(GENESIS_KEY)
     if reader.get(UNSEEN_KEY) is None or genesis is None or read_genesis(genesis).founder != founder.peer_id:
         return []
-    entries = sum(1 for _ in reader.scan(b"e/", limit=2))
-    corner = any(not key.startswith(b"l/feeds/") for key, _ in reader.scan(LOCAL_PREFIX))
-    return [] if entries > 1 or corner else [key for key, _ in reader.scan(b"") if key != FORMAT_KEY]
+    if sum(1 for _ in reader.scan(b"e/", limit=2)) > 1:
+        return []
+    # What was used tells nothing of a network: an embedding program chats without any.
+    every = [key for key, _ in reader.scan(b"") if key != FORMAT_KEY and not key.startswith(USAGE_PREFIX)]
+    corner = any(key.startswith(LOCAL_PREFIX) and not key.startswith(b"l/feeds/") for key in every)
+    return [] if corner else every
 
 
 def upgraded_view(reader: Reader) -> Batch:

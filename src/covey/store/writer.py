@@ -31,6 +31,8 @@ QUEUE_MAX = 1024
 """Plans that wait; further callers wait before they are even taken."""
 LOCAL_PREFIX = b"l/"
 """Where this node's own corner lies in the key space."""
+USAGE_PREFIX = LOCAL_PREFIX + b"usage/"
+"""And in it what gateways keep of what was used, which outlives a network that never began."""
 GROUP_PLANS_MAX = 256
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 GROUP_SECONDS_MAX = 0.005

@@ -170,9 +170,9 @@ class UsageBook:
             turn = 0
             for _, value in reader.scan(self._key(kind), start=self._key(first)):
                 total = read_total(value)
-                if total.start >= beyond:
+                if total is not None and total.start >= beyond:
                     break
-                if question.means_total(total):
+                if total is not None and question.means_total(total):
                     ledger.add(group_of(total, group_by), total.sums)
                 turn = await _take_turns(turn)
             for record in pending:
@@ -194,7 +194,8 @@ class UsageBook:
             for name, value in reader.scan(self._key(RECORDS), start=self._key(record_name(question.since))):
                 if name >= last:
                     break
-                if question.means_record(record := read_record(value)):
+                record = read_record(value)
+                if record is not None and question.means_record(record):
                     found.append(record)
                 if len(found) == EMIT_MAX:
                     await emit(tuple(found))

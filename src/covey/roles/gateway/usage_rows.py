@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
 from struct import Struct as Layout
+from typing import TypeVar
 
 import msgspec
 
@@ -83,20 +84,28 @@ DIMENSIONS: Mapping[Dimension, Callable[[UsageTotal], str]] = {
 }
 """What totals are told apart by."""
 
-_decode_record = msgspec.msgpack.Decoder(UsageRecord).decode
-_decode_total = msgspec.msgpack.Decoder(UsageTotal).decode
-_decode_counts = msgspec.msgpack.Decoder(Counts).decode
+_Row = TypeVar("_Row")
+_records = msgspec.msgpack.Decoder(UsageRecord)
+_totals = msgspec.msgpack.Decoder(UsageTotal)
+_counts = msgspec.msgpack.Decoder(Counts)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def read_record(value: bytes) -> UsageRecord:
-    """A stored record."""
-    return _decode_record(value)
+def _read(decoder: msgspec.msgpack.Decoder[_Row], value: bytes | None) -> _Row | None:
+    try:
+        return None if value is None else decoder.decode(value)
+    except msgspec.DecodeError:
+        return None
 
 
-def read_total(value: bytes) -> UsageTotal:
-    """A stored total."""
-    return _decode_total(value)
+def read_record(value: bytes) -> UsageRecord | None:
+    """A stored record; `None` for one that `covey store repair` saved in part."""
+    return _read(_records, value)
+
+
+def read_total(value: bytes | None) -> UsageTotal | None:
+    """A stored total, if it is there; likewise."""
+    return _read(_totals, value)
 
 
 def seconds_within(at: float) -> float:
@@ -157,7 +166,8 @@ class Delta:
         for name, total in self.totals.items():
             stored = reader.get(key(name))
             fresh[name[:2]] += stored is None
-            changes.append((key(name), _encode(total if stored is None else _sum(_decode_total(stored), total))))
+            known = read_total(stored)
+            changes.append((key(name), _encode(total if known is None else _sum(known, total))))
         counts = Counts(
             counts.records + len(self.records),
             counts.hours + fresh[HOURS],
@@ -174,8 +184,7 @@ def _sum(one: UsageTotal, other: UsageTotal) -> UsageTotal:
 
 def read_counts(reader: Reader, key: Callable[[bytes], bytes]) -> Counts:
     """How many there are."""
-    stored = reader.get(key(COUNTS))
-    return Counts() if stored is None else _decode_counts(stored)
+    return _read(_counts, reader.get(key(COUNTS))) or Counts()
 
 
 def is_over(counts: Counts, retention: Retention) -> bool:
@@ -208,7 +217,9 @@ def prune(reader: Reader, key: Callable[[bytes], bytes], now: float, retention: 
     if not any(dropped):
         return [], False
     records, hours, days = map(len, dropped)
-    left = Counts(counts.records - records, counts.hours - hours, counts.days - days, counts.numbered)
+    left = Counts(
+        max(counts.records - records, 0), max(counts.hours - hours, 0), max(counts.days - days, 0), counts.numbered
+    )
     changes: Changes = [(name, None) for name in chain(*dropped)]
     changes.append((key(COUNTS), _encode(left)))
     return changes, any(len(names) == PRUNED_MAX for names in dropped)
