@@ -149,6 +149,17 @@ def test_a_line_of_json_says_everything() -> None:
     }
 
 
+@pytest.mark.parametrize("said", ["", "a b", "x" * 65, "x\n", "ré", 'a"b', "\x1b[31m"])
+def test_what_is_no_request_id_does_not_become_one(said: str) -> None:
+    assert logs.sane_request_id(said) == ""
+
+
+def test_a_request_id_of_ours_is_one() -> None:
+    made = logs.new_request_id()
+    assert logs.sane_request_id(made) == made != logs.new_request_id()
+    assert logs.sane_request_id("Client-7_a.b") == "Client-7_a.b"
+
+
 def test_text_has_tracebacks_only_where_asked_for() -> None:
     try:
         raise ValueError("why")

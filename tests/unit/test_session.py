@@ -21,7 +21,7 @@ from covey.contracts.method import Nothing, Streaming, Unary
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 from covey.testing import ALICE, BOB, MEMBER, alice_and_bob
-from covey.testing.callee import COUNT, ECHO, FLOOD, HANG, HANG_STREAM, Amount, Item, Text, serve_far
+from covey.testing.callee import COUNT, ECHO, FLOOD, HANG, HANG_STREAM, WHO, Amount, Item, Text, serve_far
 from covey.testing.conformance import reaches, refused
 from covey.transport.base import PeerId
 from covey.transport.memory import LinkQuality, MemoryNetwork
@@ -186,6 +186,20 @@ async def test_a_call_id_in_use_ends_the_session(autojump_clock: MockClock) -> N
     async with against_raw_peer(serve_far) as (_, _session, raw):
         await raw.send(an_open(2, HANG.name), an_open(2, HANG.name))
         assert "opened twice" in wire.read_error(await raw.next(Type.ERROR)).message
+
+
+@pytest.mark.parametrize("said", ["x\n12:00:00 error forged", "x" * 65, "a b"])
+async def test_a_peer_cannot_draw_into_the_log_with_a_request_id(autojump_clock: MockClock, said: str) -> None:
+    def asked(request_id: str) -> bytes:
+        body = msgspec.Raw(msgspec.msgpack.encode(Nothing()))
+        return wire.open_call(2, Open(WHO.name, "gateway", body, 60.0, request_id))
+
+    async with against_raw_peer(serve_far) as (_, session, raw):
+        for sent, seen in ((said, ""), ("req_1", "req_1")):
+            await raw.send(asked(sent))
+            got = msgspec.msgpack.decode((await raw.next(Type.END)).payload, type=WHO.response)
+            assert (got.request_id, got.logged_request_id) == (seen, seen)
+        assert session.lost is None
 
 
 async def test_more_calls_than_allowed_get_no_capacity(autojump_clock: MockClock) -> None:

@@ -16,7 +16,7 @@ from covey.bus.replies import CANCEL_SECONDS_MAX
 from covey.bus.serving import Served, not_served, run_stream, run_unary
 from covey.contracts.method import Party, Unary
 from covey.errors import CallError
-from covey.telemetry.logs import set_request_id
+from covey.telemetry.logs import sane_request_id, set_request_id
 from covey.transport.base import PeerId
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,7 @@ class Inbound:
         except CallError as error:
             self._outbox.put(wire.error(call, error))
             return
-        request_id = opened.request_id if opened.request_id.isprintable() else ""  # it goes into logs
-        caller = Caller(self._peer, cast(Party, opened.stamp), request_id)
+        caller = Caller(self._peer, cast(Party, opened.stamp), sane_request_id(opened.request_id))
         inbound = self._calls[call] = InboundCall(call, len(opened.body))
         self._bytes += inbound.body_bytes
         run = partial(self._run, inbound, served, caller, request, opened.seconds_left)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import secrets
 import sys
 import time
 from contextvars import ContextVar
@@ -22,6 +23,9 @@ SECRET_PATTERN = re.compile(
 )
 REDACTED = "[redacted]"
 
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What a request id may be: whoever sends one, a client or a peer, cannot draw lines or fields into our log with it."""
+
 
 def current_request_id() -> str:
     """The id of the request that this task works for; "" outside one."""
@@ -31,6 +35,16 @@ def current_request_id() -> str:
 def set_request_id(request_id: str) -> None:
     """Tie this task, and the tasks it starts from now on, to a request."""
     _request_id.set(request_id)
+
+
+def new_request_id() -> str:
+    """For a request whose caller gave none."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def sane_request_id(said: str) -> str:
+    """The request id that somebody else says, or "" where it is none: it goes into the log, and into headers."""
+    return said if REQUEST_ID_PATTERN.fullmatch(said) else ""
 
 
 def redact(text: str) -> str:
