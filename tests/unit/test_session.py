@@ -21,7 +21,20 @@ from covey.contracts.method import Nothing, Streaming, Unary
 from covey.errors import CallError
 from covey.telemetry.metrics import Metrics
 from covey.testing import ALICE, BOB, MEMBER, alice_and_bob
-from covey.testing.callee import COUNT, ECHO, FLOOD, HANG, HANG_STREAM, WHO, Amount, Item, Text, serve_far
+from covey.testing.callee import (
+    COUNT,
+    ECHO,
+    FLOOD,
+    HANG,
+    HANG_STREAM,
+    LENGTH,
+    LENGTH_STREAM,
+    WHO,
+    Amount,
+    Item,
+    Text,
+    serve_far,
+)
 from covey.testing.conformance import reaches, refused
 from covey.transport.base import PeerId
 from covey.transport.memory import LinkQuality, MemoryNetwork
@@ -221,6 +234,164 @@ async def test_larger_requests_than_allowed_get_no_capacity(autojump_clock: Mock
         assert wire.read_error(await raw.next(Type.ERROR)).code == "no_capacity"
         await raw.send(an_open(4, ECHO.name, Text("small")))
         assert (await raw.next(Type.END)).call == 4
+
+
+# Requests longer than a frame
+
+LONG = Text("x" * 3_000_000)
+LONG_BODY = msgspec.msgpack.encode(LONG)
+TAKES_LONG = msgspec.structs.replace(
+    HELLO, features=wire.FEATURES, methods=("conformance.echo", "conformance.length", "conformance.length_stream")
+)
+
+
+def a_long_open(call: int, body_bytes: int = len(LONG_BODY), seconds: float | None = 60.0) -> bytes:
+    return wire.open_call(call, Open(LENGTH.name, "gateway", wire.NIL, seconds, body_bytes=body_bytes))
+
+
+async def test_a_long_request_makes_no_other_call_wait(autojump_clock: MockClock) -> None:
+    async with against_raw_peer(hello=TAKES_LONG) as (bus, _, raw), trio.open_nursery() as nursery:
+        handle = bus.stamped("gateway")
+        nursery.start_soon(handle.call, LENGTH, LONG)
+        opened = wire.read_open(await raw.next(Type.OPEN))
+        assert (opened.body, opened.body_bytes) == (wire.NIL, len(LONG_BODY))
+        nursery.start_soon(handle.call, ECHO, Text("short"))
+        pieces = list[bytes]()
+        while (got := await raw.next(Type.BODY, Type.OPEN)).type is Type.BODY:
+            pieces.append(got.payload)
+        assert wire.read_open(got).method == ECHO.name
+        assert sum(map(len, pieces)) < 10 * wire.BODY_PIECE_BYTES
+        while sum(map(len, pieces)) < len(LONG_BODY):
+            pieces.append((await raw.next(Type.BODY)).payload)
+        assert b"".join(pieces) == LONG_BODY
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_long_request_in_any_pieces(autojump_clock: MockClock) -> None:
+    async with against_raw_peer(serve_far) as (_, session, raw):
+        await raw.send(a_long_open(2))
+        for start in range(0, len(LONG_BODY), 300_007):
+            await raw.send(
+                wire.frame(Type.BODY, 2, LONG_BODY[start : start + 300_007]), an_open(4, ECHO.name, Text(""))
+            )
+            assert (await raw.next(Type.END)).call == 4
+        answer = await raw.next(Type.END)
+        assert msgspec.msgpack.decode(answer.payload, type=Item) == Item(3_000_000)
+        assert session.calls_in_flight == (0, 0)
+
+
+async def test_an_older_peer_is_sent_no_long_request(autojump_clock: MockClock) -> None:
+    async with against_raw_peer() as (bus, session, raw):
+        with refused("too_large", "frame") as caught:
+            await bus.stamped("gateway").call(ECHO, LONG)
+        assert "The node raw takes longer requests once it is upgraded." in caught[0].message
+        assert session.calls_in_flight == (0, 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.stamped("gateway").call, ECHO, Text("x" * 500_000))
+            assert wire.read_open(await raw.next(Type.OPEN)).body_bytes == 0  # nor in pieces what fits one frame
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seconds", [60.0, 7.0, None])
+async def test_a_request_that_never_ends_is_given_up(autojump_clock: MockClock, seconds: float | None) -> None:
+    limits = SessionLimits(inbound_bytes_max=len(LONG_BODY), body_seconds=10.0, dead_seconds=1e6)
+    async with against_raw_peer(serve_far, limits=limits) as (_, session, raw):
+        start = trio.current_time()
+        await raw.send(a_long_open(2, seconds=seconds), wire.frame(Type.BODY, 2, LONG_BODY[:1_000]))
+        await raw.send(a_long_open(4))
+        refusal = await raw.next(Type.ERROR)
+        assert (refusal.call, wire.read_error(refusal).code) == (4, "no_capacity")  # its bytes count from the start
+        error = wire.read_error(await raw.next(Type.ERROR))
+        assert (error.code, error.reason) == ("deadline", "slow_body")
+        assert trio.current_time() - start == pytest.approx(min(seconds or 10, 10))
+        await raw.send(wire.frame(Type.BODY, 2, LONG_BODY[1_000:2_000]))  # too late, and nobody's fault
+        await raw.send(a_long_open(6), *wire.body_frames(6, LONG_BODY))
+        assert (await raw.next(Type.END)).call == 6
+        assert session.calls_in_flight == (0, 0)
+
+
+async def test_the_time_that_a_request_takes_to_come_counts(autojump_clock: MockClock) -> None:
+    body = msgspec.msgpack.encode(Nothing())
+    async with against_raw_peer(serve_far) as (_, _session, raw):
+        start = trio.current_time()
+        await raw.send(wire.open_call(2, Open(HANG.name, "gateway", wire.NIL, 10.0, body_bytes=len(body))))
+        await trio.sleep(4)
+        await raw.send(*wire.body_frames(2, body))
+        assert wire.read_error(await raw.next(Type.ERROR)).code == "deadline"
+        assert trio.current_time() - start == pytest.approx(10)
+
+
+async def test_an_announcement_beyond_the_bound_harms_its_call_alone(autojump_clock: MockClock) -> None:
+    async with against_raw_peer(serve_far) as (_, session, raw):
+        await raw.send(a_long_open(2, wire.REQUEST_BYTES_MAX + 1))
+        error = wire.read_error(await raw.next(Type.ERROR))
+        assert (error.code, error.reason) == ("too_large", "request")
+        assert session.lost is None
+
+
+async def test_a_long_request_that_is_no_message_harms_its_call_alone(autojump_clock: MockClock) -> None:
+    async with against_raw_peer(serve_far) as (_, session, raw):
+        await raw.send(a_long_open(2), *wire.body_frames(2, b"\xc1" * len(LONG_BODY)))
+        assert wire.read_error(await raw.next(Type.ERROR)).code == "invalid"
+        assert session.calls_in_flight == (0, 0)
+
+
+async def test_a_cancelled_half_is_forgotten(autojump_clock: MockClock) -> None:
+    limits = SessionLimits(inbound_bytes_max=len(LONG_BODY))
+    async with against_raw_peer(serve_far, limits=limits) as (_, session, raw):
+        for call in (2, 4, 6):
+            await raw.send(a_long_open(call), wire.frame(Type.BODY, call, LONG_BODY[:1_000]))
+            await raw.send(wire.frame(Type.CANCEL, call))
+            assert (await raw.next(Type.END)).call == call
+        assert session.calls_in_flight == (0, 0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_no_more_is_sent_of_a_request_that_was_refused(autojump_clock: MockClock, *, streaming: bool) -> None:
+    async def ask(handle: BusHandle) -> None:
+        with refused("no_capacity"):
+            if not streaming:
+                await handle.call(LENGTH, LONG)
+            async with handle.stream(LENGTH_STREAM, LONG) as replies:
+                await anext(replies)
+
+    async with against_raw_peer(hello=TAKES_LONG) as (bus, session, raw), trio.open_nursery() as nursery:
+        nursery.start_soon(ask, bus.stamped("gateway"))
+        opened = await raw.next(Type.OPEN)
+        await raw.send(wire.error(opened.call, CallError("no_capacity", "Busy.")))
+        await wait_all_tasks_blocked()
+        await raw.send(wire.frame(Type.PING, 77))
+        while (got := await raw.next(Type.BODY, Type.PONG, Type.CANCEL)).type is Type.BODY:
+            pass
+        assert got.type is Type.PONG
+        assert session.sent_bytes < 1_000_000
+        assert session.calls_in_flight == (0, 0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_deadline_in_the_middle_of_a_request(autojump_clock: MockClock, *, streaming: bool) -> None:
+    async with against_raw_peer(hello=TAKES_LONG) as (bus, session, raw):
+        handle = bus.stamped("gateway")
+        with refused("deadline"):
+            if not streaming:
+                await handle.call(LENGTH, LONG, timeout_seconds=2)
+            async with handle.stream(LENGTH_STREAM, LONG, timeout_seconds=2) as replies:
+                await anext(replies)
+        assert session.calls_in_flight == (0, 0)
+        opened = await raw.next(Type.OPEN)
+        assert (await raw.next(Type.CANCEL)).call == opened.call
+
+
+async def test_a_link_that_ends_in_the_middle_of_a_request(autojump_clock: MockClock) -> None:
+    async with against_raw_peer(hello=TAKES_LONG) as (bus, _, raw), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with refused("unreachable", "no_peer"):  # the handler has never begun: another node may take it
+                await bus.stamped("gateway").call(LENGTH, LONG, to=BOB)
+
+        nursery.start_soon(ask)
+        await raw.next(Type.OPEN)
+        await raw.stream.aclose()
 
 
 async def test_a_peer_that_asks_and_never_reads_is_given_up(autojump_clock: MockClock) -> None:

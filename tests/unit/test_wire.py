@@ -89,7 +89,7 @@ def test_the_largest_frame_passes() -> None:
     assert caught.value.code == "too_large"
 
 
-@pytest.mark.parametrize("number", [0, 10, 255])
+@pytest.mark.parametrize("number", [0, 11, 255])
 def test_an_unknown_type_is_refused(number: int) -> None:
     with pytest.raises(ProtocolError, match=f"unknown type {number}"):
         Decoder().receive(b"\0\0\0\0" + bytes([number]) + b"\0\0\0\1")
@@ -120,6 +120,31 @@ def test_open_survives_the_journey(
     read = wire.read_open(got)
     assert (read.method, read.stamp, read.seconds_left, read.request_id) == (method, stamp, seconds, request_id)
     assert msgspec.msgpack.decode(read.body) == body
+
+
+@given(st.integers(0, wire.CALL_ID_MAX), st.one_of(st.binary(max_size=300), st.integers(0, 300_000).map(bytes)))
+def test_a_long_body_survives_the_journey(call: int, body: bytes) -> None:
+    got = Decoder().receive(b"".join(wire.body_frames(call, body)))
+    assert b"".join(each.payload for each in got) == body
+    assert all(each.type is Type.BODY and each.call == call for each in got)
+    assert all(0 < len(each.payload) <= wire.BODY_PIECE_BYTES for each in got)
+
+
+def test_a_request_has_a_bound() -> None:
+    class Prompt(msgspec.Struct):
+        text: bytes
+
+    fits = Prompt(bytes(wire.REQUEST_BYTES_MAX - 11))
+    assert len(wire.encode_request(fits)) == wire.REQUEST_BYTES_MAX
+    with pytest.raises(CallError, match="A request of 16777217 bytes is more than the 16777216") as caught:
+        wire.encode_request(Prompt(fits.text + b"x"))
+    assert (caught.value.code, caught.value.reason) == ("too_large", "request")
+
+
+def test_what_an_older_release_reads_of_a_call_is_the_same() -> None:
+    body = msgspec.Raw(msgspec.msgpack.encode({}))
+    (got,) = Decoder().receive(wire.open_call(1, Open("m", "gateway", body)))
+    assert set(msgspec.msgpack.decode(got.payload)) == {"method", "stamp", "body"}  # it is told of nothing new
 
 
 @given(st.sampled_from(CODES), TEXT, TEXT, TEXT, st.none() | st.floats(0, 1e6))

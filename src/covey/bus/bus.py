@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, cast
 
 import trio
 
+from covey.bus import wire
 from covey.bus.background import open_background
 from covey.bus.caller import EVERY_PARTY, Caller, check
 from covey.bus.directory import Directory
@@ -176,6 +177,7 @@ class Bus:
             served = self._served.get(method.name) if to is None or to == self.me else None
             if served is None:
                 return await self._call_far(method, request, stamp, to, seconds)
+            wire.encode_request(request)  # in a tenth of a microsecond, for its size alone: refused here as far away
             check(method.name, stamp, EVERY_PARTY, method.access)
             return cast(Res, await run_unary(served, Caller(self.me, stamp, current_request_id()), request, seconds))
         except CallError as error:
@@ -200,6 +202,7 @@ class Bus:
         served = self._served.get(method.name) if to is None or to == self.me else None
         if served is None:
             return self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds)
+        wire.encode_request(request)
         caller = Caller(self.me, stamp, current_request_id())
         return LocalStream(served, caller, request, timeout_seconds, self._nursery)
 

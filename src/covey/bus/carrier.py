@@ -39,7 +39,9 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     inbound_calls_max: int = 1_024
     """Calls of the peer that run here at once; further ones get `no_capacity`."""
     inbound_bytes_max: int = 32 << 20
-    """The sum of their requests' sizes."""
+    """The sum of their requests' sizes, of long ones from their first frame on."""
+    body_seconds: float = 120.0
+    """In which a long request must have come, whole."""
     outgoing_bytes_soft: int = 1 << 18
     """Queued to be written, above which calls and replies wait."""
     outgoing_bytes_hard: int = 1 << 22

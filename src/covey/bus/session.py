@@ -51,9 +51,7 @@ class Session(Carrier):
         self._dialer = dialer
         self._joined = join
         self._believed: tuple[str, ...] = ()
-        self._inbound = Inbound(
-            bus, peer, granted, self._outbox, calls_max=limits.inbound_calls_max, bytes_max=limits.inbound_bytes_max
-        )
+        self._inbound = Inbound(bus, peer, granted, self._outbox, limits)
         self._outbound: dict[int, OutboundCall] = {}
         self._last_id = wire.CALL_ID_MAX if dialer else wire.SESSION
 
@@ -118,25 +116,58 @@ class Session(Carrier):
     async def _open(
         self, call: OutboundCall, method: str, request: msgspec.Struct, stamp: Party, seconds_left: float | None
     ) -> int:
-        """Send OPEN, once there is room; returns the call's id. Cancelled while it waits, it sent nothing."""
+        """Send OPEN, once there is room, and what is long about the request; returns the call's id.
+
+        Cancelled while it waits, it sent nothing, or took back what it sent: the handler has not begun.
+        """
+        body = wire.encode_request(request)
         if self.lost is not None:
-            raise CallError("unreachable", f"The link to the node {self.name} has just closed.", reason="no_peer")
+            raise self._just_closed()
         number = self._next_id()
+        is_long = len(body) > wire.BODY_PIECE_BYTES and wire.LONG_REQUESTS in self.features
         opened = wire.Open(
-            method, stamp, msgspec.Raw(msgspec.msgpack.encode(request)), seconds_left, current_request_id()[:200]
+            method,
+            stamp,
+            wire.NIL if is_long else msgspec.Raw(body),
+            seconds_left,
+            current_request_id()[:200],
+            len(body) if is_long else 0,
         )
-        frame = wire.open_call(number, opened)
+        frame = self._open_frame(number, opened)
         self._outbound[number] = call
         try:
             await self._outbox.put_when_room(frame)
         except OutboxClosed:
-            raise CallError(
-                "unreachable", f"The link to the node {self.name} has just closed.", reason="no_peer"
-            ) from None
+            raise self._just_closed() from None
         except BaseException:
             self._outbound.pop(number, None)
             raise
+        if is_long:
+            await self._send_body(number, body)
         return number
+
+    def _open_frame(self, number: int, opened: wire.Open) -> bytes:
+        try:
+            return wire.open_call(number, opened)
+        except CallError as error:  # the peer is of a release that takes one frame
+            message = f"{error.message} The node {self.name} takes longer requests once it is upgraded."
+            raise CallError(error.code, message, reason=error.reason) from None
+
+    async def _send_body(self, number: int, body: bytes) -> None:
+        """Piece by piece, each waiting for room behind other calls' frames; stops where the peer has refused."""
+        try:
+            for piece in wire.body_frames(number, body):
+                if number not in self._outbound and self.lost is None:
+                    return
+                await self._outbox.put_when_room(piece)
+        except OutboxClosed:
+            raise self._just_closed() from None
+        except BaseException:
+            self._leave(number)
+            raise
+
+    def _just_closed(self) -> CallError:
+        return CallError("unreachable", f"The link to the node {self.name} has just closed.", reason="no_peer")
 
     def _leave(self, number: int) -> None:
         """Forget a call; tell the peer if it still works on it."""
@@ -179,6 +210,8 @@ class Session(Carrier):
             if got.call % 2 == self._dialer:
                 raise wire.ProtocolError(f"The peer opened a call with the id {got.call}, which is not its to use.")
             self._inbound.open(got.call, wire.read_open(got), handlers)
+        elif kind is wire.Type.BODY:
+            self._inbound.receive(got.call, got.payload)
         elif kind is wire.Type.CANCEL:
             self._inbound.cancel(got.call)
         elif kind is wire.Type.CREDIT:

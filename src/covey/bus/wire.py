@@ -7,6 +7,7 @@ A frame is `u32 length | u8 type | u32 call id | payload`, big endian; the lengt
 | --- | --- | --- |
 | HELLO | 0 | `Hello`; the first frame in either direction, and again when the sender serves other methods |
 | OPEN | the caller's | `Open`; the dialer of the session uses odd ids, the acceptor even ones |
+| BODY | as opened | the next piece of a long request, whose OPEN said how long; other calls' frames go in between |
 | DATA | as opened | one reply of a stream |
 | END | as opened | the response of a unary call; nothing for a stream, or for a call that was cancelled |
 | ERROR | as opened | `covey.errors.Problem`; ends the call |
@@ -17,6 +18,7 @@ A frame is `u32 length | u8 type | u32 call id | payload`, big endian; the lengt
 """
 
 import math
+from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct as Layout
 from typing import Annotated, TypeVar
@@ -29,10 +31,16 @@ VERSION = 1
 """What this release speaks."""
 VERSION_OLDEST = 1
 """The oldest that this release still understands: its neighbours in a rolling upgrade."""
-FEATURES: tuple[str, ...] = ()
+LONG_REQUESTS = "long_requests"
+"""Takes requests in BODY frames."""
+FEATURES: tuple[str, ...] = (LONG_REQUESTS,)
 """What this release can do beyond its version; a session uses what both ends name."""
 
 FRAME_BYTES_MAX = 1 << 20
+REQUEST_BYTES_MAX = 16 << 20
+"""Of one request, however it travels: twice what the gateway takes as JSON. A reply is one frame: streams have many."""
+BODY_PIECE_BYTES = 1 << 16
+"""How much of a long request goes before other calls' frames have their turn."""
 CALL_ID_MAX = 0xFFFF_FFFF
 SESSION = 0
 """The call id of frames that concern the whole session."""
@@ -56,6 +64,7 @@ class Type(IntEnum):
     CREDIT = 7
     PING = 8
     PONG = 9
+    BODY = 10
 
 
 _CODES: dict[str, Code] = {code: code for code in CODES}
@@ -87,7 +96,8 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
 class Open(msgspec.Struct, frozen=True, omit_defaults=True):
     """A call begins. `seconds_left` until its deadline: never a time of day, for clocks differ; `None`: no deadline.
 
-    `stamp` is plain text here: a party that this release does not know is denied, it does not break the session.
+    `body_bytes`: where not 0, the request is that long, and comes in BODY frames; `body` is nil then. `stamp` is plain
+    text here: a party that this release does not know is denied, it does not break the session.
     """
 
     method: _Name
@@ -95,6 +105,11 @@ class Open(msgspec.Struct, frozen=True, omit_defaults=True):
     body: msgspec.Raw
     seconds_left: Annotated[float, msgspec.Meta(ge=0)] | None = None
     request_id: _Name = ""
+    body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+NIL = msgspec.Raw(b"\xc0")
+"""What an OPEN has for a body that follows."""
 
 
 class _LooseProblem(msgspec.Struct, frozen=True):
@@ -182,6 +197,33 @@ def hello(message: Hello) -> bytes:
 def open_call(call: int, message: Open) -> bytes:
     """An OPEN frame; `too_large` as in `frame`."""
     return frame(Type.OPEN, call, msgspec.msgpack.encode(message))
+
+
+def body_frames(call: int, body: bytes) -> Iterator[bytes]:
+    """The BODY frames of a long request, made one by one: a second copy of all of it would be as long as it is."""
+    for start in range(0, len(body), BODY_PIECE_BYTES):
+        yield frame(Type.BODY, call, body[start : start + BODY_PIECE_BYTES])
+
+
+def encode_request(request: msgspec.Struct) -> bytes:
+    """A request's message.
+
+    Raises:
+        CallError: `too_large`, in the same words near and far.
+    """
+    body = msgspec.msgpack.encode(request)
+    if len(body) > REQUEST_BYTES_MAX:
+        raise too_long(len(body))
+    return body
+
+
+def too_long(body_bytes: int) -> CallError:
+    """The `too_large` of a request beyond `REQUEST_BYTES_MAX`."""
+    return CallError(
+        "too_large",
+        f"A request of {body_bytes} bytes is more than the {REQUEST_BYTES_MAX} that one may have: send less at once.",
+        reason="request",
+    )
 
 
 def error(call: int, failure: CallError) -> bytes:

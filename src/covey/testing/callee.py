@@ -86,6 +86,9 @@ HANG = Unary("conformance.hang", Nothing, Text, access=_GATEWAY)
 HANG_STREAM = Streaming("conformance.hang_stream", Amount, Item, access=_GATEWAY, idle_seconds=0.2)
 """Emits, then never ends."""
 LARGE = Unary("conformance.large", Amount, Text, access=_GATEWAY)
+LENGTH = Unary("conformance.length", Text, Item, access=_GATEWAY)
+"""Answers with how long the text is."""
+LENGTH_STREAM = Streaming("conformance.length_stream", Text, Item, access=_GATEWAY)
 WHO = Unary("conformance.who", Nothing, Seen, access=_GATEWAY)
 WHO_STREAM = Streaming("conformance.who_stream", Nothing, Seen, access=_GATEWAY)
 RESTRICTED = Unary("conformance.restricted", Nothing, Text, access=frozenset({"web"}))
@@ -118,6 +121,8 @@ def serve_far(bus: BusHandle) -> None:
     bus.serve(HANG, callee.hang)
     bus.serve_stream(HANG_STREAM, callee.hang_stream)
     bus.serve(LARGE, callee.large)
+    bus.serve(LENGTH, callee.length)
+    bus.serve_stream(LENGTH_STREAM, callee.length_stream)
     bus.serve(WHO, callee.who)
     bus.serve_stream(WHO_STREAM, callee.who_stream)
     bus.serve(RESTRICTED, callee.restricted)
@@ -197,6 +202,13 @@ class _Callee:
 
     async def large(self, _: Caller, request: Amount) -> Text:
         return Text("x" * request.chars)
+
+    async def length(self, _: Caller, request: Text) -> Item:
+        with self._recorded():
+            return Item(len(request.text))
+
+    async def length_stream(self, caller: Caller, request: Text, emit: Emit[Item]) -> None:
+        await emit(await self.length(caller, request))
 
     async def who(self, caller: Caller, _: Nothing) -> Seen:
         await trio.lowlevel.checkpoint()

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterable, Generator
 from contextlib import contextmanager
 from functools import partial
 
+import msgspec
 import trio
 
 from covey.bus.bus import BusHandle
 from covey.bus.credit import STREAM_ITEMS_MAX
+from covey.bus.wire import BODY_PIECE_BYTES, FRAME_BYTES_MAX, REQUEST_BYTES_MAX
 from covey.contracts.method import Nothing
 from covey.errors import CODES, CallError, Code, Problem
 from covey.telemetry.logs import set_request_id
@@ -32,6 +34,8 @@ from covey.testing.callee import (
     HANG_STREAM,
     LARGE,
     LEDGER,
+    LENGTH,
+    LENGTH_STREAM,
     LIAR,
     NOBODY,
     RESTRICTED,
@@ -89,6 +93,27 @@ class BusConformance:
         assert len((await ends.bus.call(LARGE, Amount(0, LARGE_CHARS))).text) == LARGE_CHARS
         async with ends.bus.stream(COUNT, Amount(100, LARGE_CHARS // 2)) as replies:
             assert await collect(replies) == list(range(100))
+
+    async def test_requests_longer_than_a_frame(self, ends: Ends) -> None:
+        longest = REQUEST_BYTES_MAX - len(msgspec.msgpack.encode(Text("x" * 70_000))) + 70_000
+        for chars in (BODY_PIECE_BYTES - 20, FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1, 5_000_000, longest):
+            text = Text("x" * chars)
+            assert (await ends.bus.call(LENGTH, text)).number == chars
+            async with ends.bus.stream(LENGTH_STREAM, text) as replies:
+                assert await collect(replies) == [chars]
+
+    async def test_requests_that_are_too_long_are_refused_in_the_same_words(self, ends: Ends) -> None:
+        text = Text("x" * REQUEST_BYTES_MAX)
+        size = len(msgspec.msgpack.encode(text))
+        with refused("too_large", "request") as unary:
+            await ends.bus.call(LENGTH, text)
+        with refused("too_large", "request") as stream:
+            async with ends.bus.stream(LENGTH_STREAM, text) as replies:
+                await collect(replies)
+        assert unary[0].message == stream[0].message
+        assert unary[0].message.startswith(f"A request of {size} bytes is more than the {REQUEST_BYTES_MAX} ")
+        assert await ends.bus.call(ECHO, Text("unharmed")) == Text("unharmed")
+        assert (await ends.bus.call(LEDGER, Nothing())).counts.get("started", 0) == 0
 
     async def test_every_error_arrives_as_it_was_raised(self, ends: Ends) -> None:
         for code in CODES:

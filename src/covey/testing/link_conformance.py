@@ -13,12 +13,17 @@ from covey.testing.callee import (
     HANG,
     HANG_STREAM,
     LARGE,
+    LEDGER,
+    LENGTH,
+    LENGTH_STREAM,
     WHO,
     Amount,
     Text,
 )
 from covey.testing.conformance import PATIENCE_SECONDS, reaches, refused
 from covey.testing.ends import Ends
+
+LONG_CHARS = 15_000_000
 
 _HELLO = wire.hello(wire.Hello(wire.VERSION, wire.VERSION_OLDEST, "boot", "stranger"))
 JUNK: dict[str, bytes] = {
@@ -31,6 +36,15 @@ JUNK: dict[str, bytes] = {
     "an OPEN that is none": _HELLO + wire.frame(wire.Type.OPEN, 1, b"\xc1"),
     "the other side's call id": _HELLO + wire.open_call(2, wire.Open("x", "gateway", msgspec.Raw(b"\xc0"))),
     "an OPEN without an id": _HELLO + wire.frame(wire.Type.OPEN, 0),
+    "more than was announced": _HELLO
+    + wire.open_call(1, wire.Open("conformance.length", "gateway", wire.NIL, body_bytes=4))
+    + wire.frame(wire.Type.BODY, 1, b"12345"),
+    "an empty piece": _HELLO
+    + wire.open_call(1, wire.Open("conformance.length", "gateway", wire.NIL, body_bytes=4))
+    + wire.frame(wire.Type.BODY, 1),
+    "a piece of a call that needs none": _HELLO
+    + wire.open_call(1, wire.Open("conformance.hang", "gateway", msgspec.Raw(b"\x80")))
+    + wire.frame(wire.Type.BODY, 1, b"1"),
     "another identity": _HELLO + wire.hello(wire.Hello(wire.VERSION, wire.VERSION_OLDEST, "other", "stranger")),
 }
 """What a stranger might send."""
@@ -68,9 +82,40 @@ class LinkConformance:
                         ends.lose()
         assert taken == [0, 1, 2]
 
+    async def test_long_requests_among_short_ones(self, ends: Ends) -> None:
+        async def long(chars: int) -> None:
+            assert (await ends.bus.call(LENGTH, Text("x" * chars))).number == chars
+
+        async with trio.open_nursery() as nursery:
+            for chars in (LONG_CHARS // 2, LONG_CHARS):
+                nursery.start_soon(long, chars)
+            for number in range(20):
+                assert await ends.bus.call(ECHO, Text(str(number))) == Text(str(number))
+
+    async def test_a_long_request_that_is_cut_short_leaves_nothing(self, ends: Ends) -> None:
+        assert ends.session is not None
+        text = Text("x" * LONG_CHARS)
+        for streaming in (False, True) * 3:  # more than a peer may hold at once, were they kept
+            sent = ends.session.sent_bytes
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._long_call, ends, text, streaming)
+                while ends.session.sent_bytes < sent + 4 * wire.BODY_PIECE_BYTES:  # noqa: ASYNC110 - those are no event
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+            assert ends.session.calls_in_flight == (0, 0)
+        assert (await ends.bus.call(LEDGER, Nothing())).counts.get("started", 0) == 0
+        assert (await ends.bus.call(LENGTH, text)).number == LONG_CHARS
+
+    async def _long_call(self, ends: Ends, text: Text, streaming: bool) -> None:  # noqa: FBT001 - started with it
+        if streaming:
+            async with ends.bus.stream(LENGTH_STREAM, text) as replies:
+                await anext(replies)
+        else:
+            await ends.bus.call(LENGTH, text)
+
     async def test_oversize_messages_harm_their_own_call_alone(self, ends: Ends) -> None:
         with refused("too_large"):
-            await ends.bus.call(ECHO, Text("x" * (wire.FRAME_BYTES_MAX + 1)))
+            await ends.bus.call(ECHO, Text("x" * (wire.FRAME_BYTES_MAX + 1)))  # the reply is
         with refused("too_large"):
             await ends.bus.call(LARGE, Amount(0, wire.FRAME_BYTES_MAX + 1))
         with refused("too_large"):
