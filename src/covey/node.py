@@ -27,6 +27,7 @@ from covey.control import open_control
 from covey.draining import Draining
 from covey.errors import CallError, describe, leaves
 from covey.folders import default_data_folder
+from covey.http.access import AccessLog
 from covey.http.asgi import Scope
 from covey.http.credential import credential
 from covey.http.health import PATHS as HEALTH_PATHS
@@ -37,11 +38,14 @@ from covey.recovery import Recovery
 from covey.roles.base import Lifecycle, NodeInfo, Parts, Role
 from covey.store.denied import HeededRows
 from covey.store.feeds import Clock, SystemClock
+from covey.store.files import size_of
 from covey.store.identity import Identity, open_identity
-from covey.store.leveldb import open_leveldb
+from covey.store.leveldb import DATABASE, open_leveldb
 from covey.store.replica import Replica
 from covey.store.writer import Store, open_store
-from covey.telemetry.metrics import LinkSample, Metrics, ReplicationSample
+from covey.telemetry.collectors import LinkSample, ReplicationSample, StoreSample
+from covey.telemetry.loop_lag import measure_loop_lag
+from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
 from covey.upkeep import Upkeep
 from covey.version import __version__
@@ -142,6 +146,7 @@ class _Base:
         self.clock = SystemClock()
         self.cluster = Cluster(self.bus, store, identity, config.network, open_host, self.clock)
         metrics.replication.read = self._read_replication
+        self.access_log = config.telemetry.access_log
         self._drain_seconds = config.node.shutdown_seconds * DRAIN_SHARE
 
     def _read_links(self) -> list[LinkSample]:
@@ -318,6 +323,8 @@ async def _open_base(stack: AsyncExitStack, config: Config, folder: Path) -> _Ba
     store = await stack.enter_async_context(open_store(kv, metrics))
     base = _Base(config, folder, identity, store, metrics)
     await stack.enter_async_context(base.bus.open())
+    (await stack.enter_async_context(open_background())).start_soon(measure_loop_lag, metrics.loop_lag)
+    metrics.store.read = lambda: StoreSample(*size_of(folder / DATABASE))
     return base
 
 
@@ -379,8 +386,9 @@ async def _open_listeners(stack: AsyncExitStack, config: Config, base: _Base) ->
     return opened[0].urls if serves_pages else ()
 
 
-async def _listen(nursery: trio.Nursery, config: HttpConfig, base: _Base, app: Router) -> Listener:
+async def _listen(nursery: trio.Nursery, config: HttpConfig, base: _Base, router: Router) -> Listener:
     listener = Listener(config, base.metrics)
+    app = AccessLog(router, base.metrics, routes=HEALTH_PATHS, writes=base.access_log)
     lifecycle = base.lifecycle
     await nursery.start(partial(listener.serve, app, stop=lifecycle.stop, drain_until=lambda: lifecycle.drain_until))
     return listener

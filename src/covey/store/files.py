@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and how large they are."""
 
 import os
 import secrets
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,3 +37,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def size_of(folder: Path) -> tuple[int, int]:
+    """How many files there are below a folder now, and their bytes. Blocks; a file that goes meanwhile is left out."""
+    files = size = 0
+    for path in folder.rglob("*"):
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(state.st_mode):
+            files, size = files + 1, size + state.st_size
+    return files, size

@@ -92,7 +92,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `ts` (Unix seconds), `level`, `logger`, `message`, `request_id`, `error`."""
+    """One object a line: `ts` (Unix seconds), `level`, `logger`, `message`, `request_id`, `error`, and what the call
+    gave as `extra={"fields": {...}}`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -106,6 +108,8 @@ class JsonFormatter(logging.Formatter):
             entry["request_id"] = request_id
         if record.exc_text:
             entry["error"] = record.exc_text
+        for name, value in _fields(record).items():
+            entry.setdefault(name, redact(value) if isinstance(value, str) else value)
         # A lone surrogate is no UTF-8, but `\udc00` is JSON.
         return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
@@ -138,6 +142,11 @@ def _one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
 
 
 def _short(name: str) -> str:

@@ -4,18 +4,19 @@ Families are declared here and nowhere else; labels have few values by design: n
 Names follow vLLM's and OpenTelemetry's habits behind our own prefix.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from covey.telemetry.collectors import LinkCollector, ModelCollector, ReplicationCollector, StoreCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+"""The label of a path that is no route, and of a method that nothing knows: whoever knocks must not make series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,90 +28,6 @@ class ModelMetrics:
     token_seconds: Histogram
     prompt_tokens: Counter
     generation_tokens: Counter
-
-
-class LinkSample(NamedTuple):
-    """One link as it is now; `rtt_seconds` is `None` where it has not been measured."""
-
-    node: str
-    up: bool
-    relayed: bool
-    rtt_seconds: float | None
-    reconnects: int
-    received_bytes: int
-    sent_bytes: int
-    calls: int
-
-
-class LinkCollector(Collector):
-    """Reads the links when somebody asks: a member that is removed leaves no series behind."""
-
-    def __init__(self) -> None:
-        self.read: Callable[[], Iterable[LinkSample]] = tuple
-        """Called from the thread that renders; replaced by whoever has links."""
-
-    def collect(self) -> Iterator[Metric]:
-        """The families, with a sample for each link."""
-        labels = ["node"]
-        up = GaugeMetricFamily("covey_link_up", "Whether there is a link to another node", labels=labels)
-        relayed = GaugeMetricFamily("covey_link_relayed", "Whether a third node passes it on", labels=labels)
-        rtt = GaugeMetricFamily("covey_link_rtt_seconds", "The last round trip", labels=labels)
-        reconnects = CounterMetricFamily("covey_link_reconnects", "Times it came up again", labels=labels)
-        received = CounterMetricFamily("covey_link_received_bytes", "Bytes of frames received", labels=labels)
-        sent = CounterMetricFamily("covey_link_sent_bytes", "Bytes of frames sent", labels=labels)
-        calls = GaugeMetricFamily("covey_link_calls_in_flight", "Calls under way, both ways", labels=labels)
-        for link in self.read():
-            label = [link.node]
-            up.add_metric(label, float(link.up))
-            relayed.add_metric(label, float(link.relayed))
-            if link.rtt_seconds is not None:
-                rtt.add_metric(label, link.rtt_seconds)
-            reconnects.add_metric(label, link.reconnects)
-            received.add_metric(label, link.received_bytes)
-            sent.add_metric(label, link.sent_bytes)
-            calls.add_metric(label, link.calls)
-        yield from (up, relayed, rtt, reconnects, received, sent, calls)
-
-
-class ReplicationSample(NamedTuple):
-    """This node's copy of the feeds as it is now. `lease_seconds_left` is `None` where it needs no lease."""
-
-    lease_seconds_left: float | None = None
-    lag_seconds: float = 0.0
-    behind_entries: int = 0
-    quarantined_entries: int = 0
-    refusals: Mapping[str, int] = {}
-
-
-class ReplicationCollector(Collector):
-    """Reads how replication does when somebody asks."""
-
-    def __init__(self) -> None:
-        self.read: Callable[[], ReplicationSample] = ReplicationSample
-        """Called from the thread that renders; replaced by whoever replicates."""
-
-    def collect(self) -> Iterator[Metric]:
-        """The families."""
-        sample = self.read()
-        lease = GaugeMetricFamily("covey_lease_seconds_left", "For how long this node may still vouch for keys")
-        if sample.lease_seconds_left is not None:
-            lease.add_metric([], sample.lease_seconds_left)
-        refusals = CounterMetricFamily("covey_feed_refusals", "Entries of feeds refused, by reason", labels=["reason"])
-        for reason, count in sample.refusals.items():
-            refusals.add_metric([reason], count)
-        yield from (
-            lease,
-            GaugeMetricFamily(
-                "covey_replication_lag_seconds", "For how long entries have been missing", value=sample.lag_seconds
-            ),
-            GaugeMetricFamily(
-                "covey_replication_behind_entries", "Entries named by others, not here", value=sample.behind_entries
-            ),
-            GaugeMetricFamily(
-                "covey_quarantined_entries", "Entries that wait for earlier ones", value=sample.quarantined_entries
-            ),
-            refusals,
-        )
 
 
 class Metrics:
@@ -139,6 +56,19 @@ class Metrics:
         )  # fmt: skip
         self.prompt_tokens = Counter("covey_prompt_tokens", "Tokens of prompts", ["model"], registry=made)
         self.generation_tokens = Counter("covey_generation_tokens", "Tokens of answers", ["model"], registry=made)
+        self.embedding_tokens = Counter(
+            "covey_embedding_tokens", "Tokens of texts that were embedded", ["model"], registry=made
+        )
+        self.http_requests = Counter(
+            "covey_http_requests", "HTTP requests of every kind, by route, method and class of status",
+            ["route", "method", "status"], registry=made,
+        )  # fmt: skip
+        self.limited = Counter(
+            "covey_rate_limited", "Requests that a limit refused, by the limit", ["reason"], registry=made
+        )
+        self.usage_failures = Counter(
+            "covey_usage_flush_failures", "Times that usage records could not be written down", registry=made
+        )
         self.in_flight = Gauge("covey_num_requests_in_flight", "API requests being served", registry=made)
         self.engine_running = Gauge(
             "covey_num_requests_running", "Requests that an engine works on", ["model"], registry=made
@@ -146,6 +76,22 @@ class Metrics:
         self.engine_waiting = Gauge(
             "covey_num_requests_waiting", "Requests that wait for an engine", ["model"], registry=made
         )
+        self.queue_seconds = Histogram(
+            "covey_request_queue_time_seconds", "How long a request waited for an engine", ["model"],
+            buckets=_SECONDS, registry=made,
+        )  # fmt: skip
+        self.backend_requests = Counter(
+            "covey_backend_requests", "Requests that a back end worked on, by outcome", ["backend", "outcome"],
+            registry=made,
+        )  # fmt: skip
+        self.backend_seconds = Histogram(
+            "covey_backend_first_token_seconds", "From asking a back end to the first piece of its answer",
+            ["backend"], buckets=_SECONDS, registry=made,
+        )  # fmt: skip
+        self.upstream_up = Gauge(
+            "covey_upstream_up", "Whether a server of models answers when it is asked", ["backend", "upstream"],
+            registry=made,
+        )  # fmt: skip
         self.engine_restarts = Counter("covey_engine_restarts", "Engines that died and were started again", ["model"],
                                        registry=made)  # fmt: skip
         self.bus_calls = Counter("covey_bus_calls", "Bus calls by method and outcome", ["method", "outcome"],
@@ -155,10 +101,15 @@ class Metrics:
         self.store_commits = Counter("covey_store_commits", "Durable batches written", registry=made)
         self.store_writes = Counter("covey_store_writes", "Writes that those batches held", registry=made)
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
-        self.links = LinkCollector()
-        made.register(self.links)
-        self.replication = ReplicationCollector()
-        made.register(self.replication)
+        self.loop_lag = Histogram(
+            "covey_event_loop_lag_seconds", "How much later than asked for a task woke up", buckets=_LAG_SECONDS,
+            registry=made,
+        )  # fmt: skip
+        self.models, self.store = ModelCollector(), StoreCollector()
+        self.links, self.replication = LinkCollector(), ReplicationCollector()
+        for collector in (self.models, self.store, self.links, self.replication):
+            made.register(collector)
+        self._http_children: dict[tuple[str, str, int], Counter] = {}
         self._key_check_children: dict[str, Counter] = {}
         self._bus_children: dict[tuple[str, str], Counter] = {}
         self._request_children: dict[tuple[str, str, str], Counter] = {}
@@ -183,6 +134,14 @@ class Metrics:
         child = self._request_children.get((route, model, outcome))
         if child is None:
             child = self._request_children[route, model, outcome] = self.requests.labels(route, model, outcome)
+        child.inc()
+
+    def http_request(self, route: str, method: str, status: int) -> None:
+        """Count an HTTP request: the route as a template, "" for a path that is none."""
+        key = route or OTHER, method if method in METHODS else OTHER, status // 100
+        child = self._http_children.get(key)
+        if child is None:
+            child = self._http_children[key] = self.http_requests.labels(key[0], key[1], f"{key[2]}xx")
         child.inc()
 
     def of_model(self, model: str) -> "ModelMetrics":

@@ -15,6 +15,7 @@ from covey.roles.base import Clock, Lifecycle
 from covey.roles.gateway.limiting import Charge
 from covey.roles.gateway.live import Live
 from covey.roles.gateway.stats import Tally
+from covey.telemetry.access import note_use
 from covey.telemetry.logs import current_request_id
 from covey.telemetry.metrics import Metrics
 from covey.transport.base import PeerId
@@ -116,26 +117,37 @@ class Books:
             first_token_seconds=first_token_seconds,
             request_seconds=now - asked.started_at,
         )
-        self._record(
-            UsageRecord(
-                ended_at=self._clock.now(),
-                request_id=current_request_id(),
-                key_id=asked.identity.key_id,
-                owner=asked.identity.owner,
-                model=asked.model,
-                node="" if asked.node is None else self._name_of(asked.node),
-                route=asked.route,
-                outcome=asked.outcome,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-                seconds=now - asked.started_at,
-                first_token_seconds=first_token_seconds,
-            )
+        record = UsageRecord(
+            ended_at=self._clock.now(),
+            request_id=current_request_id(),
+            key_id=asked.identity.key_id,
+            owner=asked.identity.owner,
+            model=asked.model,
+            node="" if asked.node is None else self._name_of(asked.node),
+            route=asked.route,
+            outcome=asked.outcome,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            seconds=now - asked.started_at,
+            first_token_seconds=first_token_seconds,
         )
+
+        note_use(
+            key_id=record.key_id,
+            owner=record.owner,
+            model=record.model,
+            node=record.node,
+            outcome=record.outcome,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens,
+        )
+        self._record(record)
 
     def _count(self, asked: Asked, model: str, now: float, first_token_seconds: float | None) -> None:
         self._metrics.request_ended(asked.route, model, asked.outcome)
+        if asked.charge is not None and asked.charge.refusal is not None:
+            self._metrics.limited.labels(asked.charge.refusal.reason).inc()
         if not asked.model:
             return
         of_model = self._metrics.of_model(model)

@@ -16,6 +16,7 @@ from covey.roles.gateway.exchange import SHOWN_CHARS_MAX, Exchange
 from covey.roles.gateway.live import LiveRequests
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.voice import OPENAI, Voice
+from covey.telemetry.access import note_caller, note_route
 from covey.telemetry.logs import set_request_id
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Api:
             key = asked_key(credential(scope))
             with self._requests.watch(key) as exchange.live:
                 identity = await self._admission.identify(key)
+                note_caller(identity.key_id, identity.owner)
                 handler = self._handler(exchange, route)
                 check_route(identity, exchange.route)
                 await handler(exchange, identity)
@@ -97,6 +99,7 @@ class Api:
                     route = one
         if route is not None:
             exchange.voice, exchange.route = route.voice, route.path
+            note_route(route.path)
         return route
 
     def _handler(self, exchange: Exchange, route: Route | None) -> Handler:

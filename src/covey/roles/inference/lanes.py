@@ -1,5 +1,6 @@
 """The queues at work: one lane per model, waiting on trio what `FairQueue` decides."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,6 +15,7 @@ from covey.telemetry.metrics import Metrics
 @dataclass(slots=True)
 class _Lane:
     queue: FairQueue
+    waited: Callable[[float], None]
     starts: dict[Ticket, trio.Event] = field(default_factory=dict[Ticket, trio.Event])
 
     def admit(self, slots: int) -> None:
@@ -50,7 +52,7 @@ class Lanes:
     def _lane(self, model: str) -> _Lane:
         if (lane := self._lanes.get(model)) is None:
             queue = FairQueue(self._length_max, self._wait_seconds_max)
-            lane = self._lanes[model] = _Lane(queue)
+            lane = self._lanes[model] = _Lane(queue, self._metrics.queue_seconds.labels(model).observe)
             self._metrics.engine_running.labels(model).set_function(lambda: queue.running)
             self._metrics.engine_waiting.labels(model).set_function(lambda: queue.waiting)
         return lane
@@ -68,16 +70,19 @@ class Turn(AbstractAsyncContextManager[None]):
     async def __aenter__(self) -> None:
         """Wait."""
         lane, slots = self._lane, self._slots
-        self._ticket = ticket = lane.queue.arrive(self._tenant, slots, trio.current_time())
+        arrived_at = trio.current_time()
+        self._ticket = ticket = lane.queue.arrive(self._tenant, slots, arrived_at)
         lane.admit(slots)
         if ticket.running:
+            lane.waited(0)
             return
         start = lane.starts[ticket] = trio.Event()
         try:
             with trio.move_on_after(self._wait_seconds_max):
                 await start.wait()
-            if not ticket.running:
+            if not start.is_set():
                 raise busy(lane.queue.expected_wait(self._tenant, slots), "queue_slow")
+            lane.waited(trio.current_time() - arrived_at)
         except BaseException:
             lane.starts.pop(ticket, None)
             self._leave(answered=False)

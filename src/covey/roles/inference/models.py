@@ -1,5 +1,6 @@
 """Which back end answers for which model."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from covey.backends.base import Backend, Report
@@ -25,6 +26,10 @@ class ModelTable:
             for status in backend.models():
                 found.setdefault(status.name, status)
         return tuple(found[name] for name in sorted(found))
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How many models there are, by back end and state."""
+        return Counter((backend.name, status.state) for backend in self._backends for status in backend.models())
 
     def find(self, model: str) -> tuple[Backend, ModelStatus]:
         """Who answers for a model, by its name or an alias of the catalogue, and its state.

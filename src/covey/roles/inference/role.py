@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -28,6 +29,7 @@ from covey.contracts.inference import (
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.base import LeaseDoor, Parts, Role
+from covey.roles.inference.attempt import Attempt
 from covey.roles.inference.lanes import Lanes
 from covey.roles.inference.models import ModelTable
 from covey.telemetry.metrics import Metrics
@@ -72,7 +74,8 @@ class Inference:
         if status.name != request.model:
             request = msgspec.structs.replace(request, model=status.name)
         async with self._lanes.turn(status, request.tenant):
-            await answer(backend, request, emit)
+            with Attempt(self._metrics, backend.name, request.model, emit) as watched:
+                await answer(backend, request, watched)
 
     async def embed(self, caller: Caller, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
         """Serves EMBED, on the same terms and through the same queue."""
@@ -81,7 +84,8 @@ class Inference:
         if status.name != request.model:
             request = msgspec.structs.replace(request, model=status.name)
         async with self._lanes.turn(status, request.tenant):
-            await embed_all(backend, request, emit)
+            with Attempt(self._metrics, backend.name, request.model, emit) as watched:
+                await embed_all(backend, request, watched)
 
     async def models(self, caller: Caller, request: Nothing) -> Models:
         """Serves MODELS."""
@@ -165,6 +169,7 @@ async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerato
             slots_default=config.slots_default,
             metrics=parts.metrics,
         )
+        parts.metrics.models.read = partial(trio.from_thread.run_sync, table.counts)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(watch_readiness, table, config.default_model, parts.lifecycle.missing)
         inference = Inference(table, lanes, parts.metrics, parts.cluster.lease)
@@ -175,6 +180,7 @@ async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerato
         try:
             yield
         finally:
+            parts.metrics.models.read = dict[tuple[str, str], int]
             parts.lifecycle.missing.pop(MISSING, None)
             nursery.cancel_scope.cancel()
 

@@ -34,6 +34,7 @@ from covey.roles.web.security import (
     comes_from_us,
     csrf_matches,
 )
+from covey.telemetry.access import note_route
 
 STATIC_SECONDS = 365 * 24 * 3600
 LIVE_PARTS_OF = {"overview.live": "/", "machines.live": "/nodes"}
@@ -91,6 +92,7 @@ async def admit() -> ResponseReturnValue | None:
     if isinstance(refusal, CallError):
         raise refusal
     endpoint = request.endpoint
+    note_route("" if request.url_rule is None else request.url_rule.rule)
     changes = request.method not in SAFE_METHODS
     if endpoint is None:  # no such page: Quart answers 404 or 405, with the menu of whoever asked
         if not changes and not request.path.startswith(faults.API_PREFIXES):
