@@ -121,7 +121,7 @@ async def verdicts(here: World) -> list[Identity | Problem]:
     await here.say(KeyRevoke(id=revoked.key_id, by="x"), OwnerStanding(owner="dan", epoch=1, active=False, by="x"))
     keys = (good, other, revoked, expired, admin, disabled, child)
     asked = [VerifyKey(key.key_id, key.digest) for key in keys]
-    asked += [VerifyKey(good.key_id, bytes(32)), VerifyKey("x" * 12, bytes(32)), VerifyKey("\ud800", b"")]
+    asked += [VerifyKey(good.key_id, bytes(32)), VerifyKey("x" * 12, bytes(32)), VerifyKey("é", b"")]
     return [await here.verdict(one) for one in asked]
 
 

@@ -269,7 +269,7 @@ async def test_two_credentials_must_agree() -> None:
         ("POST", CHAT_PATH, b"{", 400, "invalid_value"),
         ("POST", CHAT_PATH, b"", 400, "invalid_value"),
         ("POST", CHAT_PATH, chat_body(temperature=9), 400, "invalid_value"),
-        ("POST", CHAT_PATH, chat_body(n=2), 400, "unsupported_value"),
+        ("POST", CHAT_PATH, chat_body(modalities=["audio"]), 400, "unsupported_value"),
     ],
 )
 async def test_refusals(method: str, path: str, body: Any, status: int, code: str) -> None:

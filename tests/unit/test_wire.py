@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from covey.bus import wire
 from covey.bus.wire import FRAME_BYTES_MAX, Decoder, Frame, Hello, Open, ProtocolError, Type
+from covey.contracts.inference import Message
 from covey.errors import CODES, CallError
 
 FRAMES = st.builds(
@@ -206,3 +207,9 @@ def test_what_another_protocol_says_first_is_no_hello() -> None:
         wire.read_hello(Frame(Type.OPEN, wire.SESSION, b""))
     with pytest.raises(ProtocolError, match="not HELLO"):
         wire.read_hello(Frame(Type.HELLO, wire.SESSION + 1, b""))
+
+
+def test_half_a_character_is_refused_and_no_crash() -> None:
+    with pytest.raises(CallError, match="half a character") as caught:
+        wire.encode_request(Message("user", "\ud800"))
+    assert caught.value.code == "invalid"

@@ -209,9 +209,13 @@ def encode_request(request: msgspec.Struct) -> bytes:
     """A request's message.
 
     Raises:
-        CallError: `too_large`, in the same words near and far.
+        CallError: `too_large`; `invalid` where a text is none: half a surrogate pair has no bytes. Both in the same words
+            near and far.
     """
-    body = msgspec.msgpack.encode(request)
+    try:
+        body = msgspec.msgpack.encode(request)
+    except UnicodeEncodeError as error:
+        raise CallError("invalid", "The request holds half a character: text must be Unicode.") from error
     if len(body) > REQUEST_BYTES_MAX:
         raise too_long(len(body))
     return body
