@@ -41,7 +41,7 @@ from covey.errors import CallError
 
 
 class ChatBody(msgspec.Struct):
-    """What a client sends."""
+    """The body of a request for a chat completion."""
 
     model: str
     messages: list[ChatMessage]

@@ -31,7 +31,7 @@ COMPLETION_LOGPROBS_MAX = 5
 
 
 class CompletionBody(msgspec.Struct):
-    """What a client sends."""
+    """The body of a request for a completion."""
 
     model: str
     prompt: Prompts

@@ -24,7 +24,7 @@ DIMENSIONS_MAX = 65_536
 
 
 class EmbeddingBody(msgspec.Struct):
-    """What a client sends."""
+    """The body of a request for embeddings."""
 
     model: str
     input: Prompts

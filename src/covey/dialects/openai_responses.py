@@ -78,7 +78,7 @@ class ResponseText(msgspec.Struct):
 
 
 class ResponseBody(msgspec.Struct):
-    """What a client sends."""
+    """The body of a request for a response."""
 
     model: str
     input: str | list[InputItem]

@@ -62,7 +62,7 @@ class ResponseWriter:
             item.status = "incomplete" if item.status == "in_progress" else item.status
         response = self._response("failed")
         response["error"] = {"code": _CODES.get(error.code, "server_error"), "message": error.message}
-        told = {name: problem[name] for name in ("code", "message", "param")}
+        told = {"code": problem.code, "message": problem.message, "param": problem.param}
         return self._event("error", told) + self._event("response.failed", {"response": response})
 
     def whole(self, answers: Sequence[Gathered], usage: Usage) -> bytes:

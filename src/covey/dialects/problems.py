@@ -30,12 +30,27 @@ TABLE: Mapping[Code, tuple[int, str, str]] = {
 }
 
 
-def openai_problem(error: CallError) -> dict[str, str | None]:
-    """An error as OpenAI's APIs tell it: message, type, param, code."""
+class OpenAiProblem(msgspec.Struct):
+    """An error as OpenAI's APIs tell it. `code` is for programs, `message` for people; `param` names the field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAiError(msgspec.Struct):
+    """The body of an answer that is but an error, on OpenAI's paths."""
+
+    error: OpenAiProblem
+
+
+def openai_problem(error: CallError) -> OpenAiProblem:
+    """An error in OpenAI's words."""
     _, kind, code = TABLE[error.code]
-    return {"message": error.message, "type": kind, "param": error.param or None, "code": error.reason or code}
+    return OpenAiProblem(error.message, kind, error.param or None, error.reason or code)
 
 
 def openai_body(error: CallError) -> bytes:
     """The body on OpenAI's paths: `{"error": {"message", "type", "param", "code"}}`."""
-    return msgspec.json.encode({"error": openai_problem(error)})
+    return msgspec.json.encode(OpenAiError(openai_problem(error)))
