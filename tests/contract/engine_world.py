@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -15,13 +16,24 @@ import httpx
 import trio
 
 from covey.backends.base import Backend, BackendParts
-from covey.backends.catalogue import DEFAULT_MODEL
+from covey.backends.catalogue import DEFAULT_EMBEDDER, DEFAULT_MODEL, Entry, find
 from covey.backends.echo import EchoBackend, EchoConfig, open_echo
 from covey.backends.embedded import EmbeddedBackend, EmbeddedConfig, open_embedded
+from covey.backends.embedder import EmbedderBackend, EmbedderConfig, open_embedder
 from covey.backends.ollama import OllamaConfig, open_ollama
 from covey.backends.openai import OpenAiConfig, open_openai
 from covey.backends.openai_upstream import Upstream
-from covey.contracts.inference import ChatDelta, ChatRequest, Message, PullProgress, Sampling
+from covey.contracts.inference import (
+    ChatDelta,
+    ChatRequest,
+    Embeddings,
+    EmbedRequest,
+    Message,
+    PullProgress,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+)
 from covey.telemetry.metrics import Metrics
 
 SERVERS = Path(__file__).parent / "servers"
@@ -49,6 +61,23 @@ async def ensure_model() -> Path:
     return target
 
 
+async def ensure_embedder() -> Path:
+    """The same for the model that embeds; its folder."""
+    folder = models_folder()
+    entry = find(DEFAULT_EMBEDDER)
+    assert isinstance(entry, Entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
+        if not (folder / entry.file_name).exists():
+            async with open_embedder(EmbedderConfig(), BackendParts(folder, Metrics())) as backend:
+
+                async def nobody(progress: PullProgress) -> None: ...
+
+                await backend.pull(DEFAULT_EMBEDDER, nobody)
+    return folder
+
+
 @dataclass
 class World:
     """A back end with one model, and a look at the engine behind it."""
@@ -69,6 +98,16 @@ class World:
             self.model, (system, Message("user", text)), max_tokens, stop, Sampling(temperature=0.0, seed=1)
         )
 
+    async def embed(self, request: EmbedRequest) -> list[tuple[float, ...]]:
+        """The vectors."""
+        vectors: list[tuple[float, ...]] = []
+
+        async def take(some: Embeddings) -> None:
+            vectors.extend(struct.unpack(f"<{len(one) // 4}f", one) for one in some.vectors)
+
+        await self.backend.embed(request, take)
+        return vectors
+
     async def ask(self, request: ChatRequest) -> "Answer":
         answer = Answer()
         await self.backend.generate(request, answer.take)
@@ -85,6 +124,24 @@ class Answer:
     @property
     def text(self) -> str:
         return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls, put together from their pieces."""
+        calls: dict[int, ToolCall] = {}
+        for piece in (piece for delta in self.deltas for piece in delta.tool_calls):
+            if piece.index not in calls:
+                calls[piece.index] = ToolCall(piece.id, piece.name, piece.arguments)
+            else:
+                assert not piece.id
+                assert not piece.name
+                last = calls[piece.index]
+                calls[piece.index] = ToolCall(last.id, last.name, last.arguments + piece.arguments)
+        return [calls[index] for index in sorted(calls)]
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        return [one for delta in self.deltas for one in delta.logprobs]
 
 
 @asynccontextmanager
@@ -109,10 +166,12 @@ async def process(command: list[str], **environment: str) -> AsyncGenerator[trio
 
 
 @asynccontextmanager
-async def llama_server(model: Path, *arguments: str) -> AsyncGenerator[tuple[str, trio.Process], None]:
+async def llama_server(
+    model: Path, *arguments: str, **environment: str
+) -> AsyncGenerator[tuple[str, trio.Process], None]:
     command = [sys.executable, str(SERVERS / "llama_server.py"), str(model), *(arguments or (DEFAULT_MODEL,))]
     # Passive: on a machine that other tests keep busy, spinning threads make the engine crawl.
-    async with process(command, OMP_WAIT_POLICY="PASSIVE") as server:
+    async with process(command, OMP_WAIT_POLICY="PASSIVE", **environment) as server:
         assert server.stdout is not None
         said = b""
         with trio.fail_after(60):
@@ -220,3 +279,29 @@ async def listed(backend: Backend) -> None:
 
 
 WORLDS = {"echo": echo_world, "embedded": embedded_world, "openai": openai_world, "ollama": ollama_world}
+
+
+@asynccontextmanager
+async def embedder_world(folder: Path) -> AsyncGenerator[World, None]:
+    async with open_embedder(EmbedderConfig(), BackendParts(folder, Metrics())) as backend:
+        assert isinstance(backend, EmbedderBackend)
+
+        async def busy() -> bool:
+            return backend.child is not None and backend.child.busy
+
+        yield World(backend, DEFAULT_EMBEDDER, busy)
+
+
+@asynccontextmanager
+async def openai_embedding_world(model: Path) -> AsyncGenerator[World, None]:
+    """llama-server with the chat model: its vectors are of little use, but real."""
+    async with AsyncExitStack() as stack:
+        url, server = await stack.enter_async_context(llama_server(model, LLAMA_EMBEDDING="1"))
+        upstream = Upstream(name="llama-server", base_url=f"{url}/v1", local=True, slots=2, capabilities=("embed",))
+        parts = BackendParts(model.parent, Metrics())
+        backend = await stack.enter_async_context(open_openai(OpenAiConfig((upstream,)), parts))
+        await listed(backend)
+        yield World(backend, DEFAULT_MODEL, slots_probe(url), server.kill)
+
+
+EMBEDDING_WORLDS = {"echo": echo_world, "embedder": embedder_world, "openai": openai_embedding_world}

@@ -309,12 +309,16 @@ async def test_ollama_fetches_for_itself() -> None:
             await backend.pull("nope", report)
 
 
+ANY_MODEL = ("chat", "completion", "json", "logprobs", "tools")
+
+
 @pytest.mark.parametrize(
     ("shown", "capabilities", "context_tokens"),
     [
-        (b"{}", ("chat",), 0),
-        (b"nonsense", ("chat",), 0),
-        (b'{"capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}}', ("chat",), 8192),
+        (b"{}", ANY_MODEL, 0),
+        (b"nonsense", ANY_MODEL, 0),
+        (b'{"capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}}', ANY_MODEL, 8192),
+        (b'{"capabilities": ["completion", "vision"]}', (*ANY_MODEL, "vision"), 0),
         (b'{"capabilities": ["embedding"], "model_info": {"bert.context_length": "?"}}', ("embed",), 0),
     ],
 )

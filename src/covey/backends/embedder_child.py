@@ -55,6 +55,11 @@ class EmbedderChild:
         if patience.cancelled_caught:
             raise EngineDiedError(f"it did not come up within {START_SECONDS_MAX:g} s.")
 
+    @property
+    def busy(self) -> bool:
+        """Whether it works for somebody."""
+        return self._turn.locked()
+
     async def embed(self, inputs: tuple[str | tuple[int, ...], ...], got: Got) -> None:
         """Give each input's vector and count of tokens to `got`, in order; leaving gives the rest up.
 

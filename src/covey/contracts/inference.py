@@ -23,7 +23,8 @@ Capability = Literal["chat", "completion", "embed", "tools", "vision", "json", "
 """What a model can do: converse; go on from a raw prompt; embed; call functions; see pictures; keep to JSON or a JSON
 Schema; tell its tokens' probabilities. A newer node may name others."""
 ModelState = Literal["loaded", "loading", "on_disk", "remote", "failed"]
-"""`remote`: an upstream server has it. `loading`: being fetched or loaded. `failed`: `ModelStatus.detail` says why."""
+"""`on_disk`: here, or where `detail` says so, fetched when first asked for. `remote`: an upstream server has it.
+`loading`: being fetched or loaded. `failed`: `ModelStatus.detail` says why."""
 
 
 class Image(msgspec.Struct, frozen=True, omit_defaults=True):

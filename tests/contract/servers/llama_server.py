@@ -20,6 +20,9 @@ def main() -> None:
     params.endpoint_slots = True
     if len(sys.argv) > 3:
         params.api_keys = [sys.argv[3]]
+    if os.environ.get("LLAMA_EMBEDDING"):
+        params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.chat_template = os.environ.get("LLAMA_TEMPLATE", "")
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address}), flush=True)
     sys.stdin.read()

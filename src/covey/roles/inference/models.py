@@ -62,7 +62,8 @@ class ModelTable:
         if default is not None and default.state in {"loading", "failed"}:
             share = "" if default.progress is None else f" ({default.progress:.0%})"
             return f"{default.name} is {default.state}{share}: {default.detail}"
-        if default is None and not any(status.state not in {"loading", "failed"} for status in statuses):
+        answering = (status for status in statuses if "chat" in status.capabilities)
+        if default is None and all(status.state in {"loading", "failed"} for status in answering):
             return "no back end has a model"
         return ""
 

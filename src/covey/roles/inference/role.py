@@ -51,7 +51,7 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         slots_default: requests at once for a model whose server does not say how many it can do.
     """
 
-    backends: tuple[str, ...] = ("embedded", "ollama")
+    backends: tuple[str, ...] = ("embedded", "embedder", "ollama")
     default_model: str = DEFAULT_MODEL
     queue_length_max: int = 64
     queue_seconds_max: float = 60.0
