@@ -22,11 +22,15 @@ CHOICES_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an answer says of itself. `id` is random, without a prefix; `created` in Unix seconds."""
+    """What an answer says of itself. `id` is random, without a prefix; `created` in Unix seconds.
+
+    `elapsed()`: the seconds since the request came, for the dialect that tells durations; 0.0 where nobody measures.
+    """
 
     id: str
     model: str
     created: float
+    elapsed: Callable[[], float] = float
 
 
 class Gathered:
@@ -115,13 +119,15 @@ class Writer(Protocol):
 class ChatCall:
     """A parsed request: what to run (one chat for each choice), and how to answer.
 
-    `fields`: what this dialect calls the field behind a capability, for the error where a model lacks it.
+    `fields`: what this dialect calls the field behind a capability, for the error where a model lacks it. No
+    `chats`: the client only asks that `model` be ready (Ollama's empty prompt); the writer then ends without an answer.
     """
 
     chats: tuple[ChatRequest, ...]
     stream: bool
     writer: Callable[[Head], Writer]
     fields: Mapping[Capability, str] = field(default_factory=dict[Capability, str])
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
