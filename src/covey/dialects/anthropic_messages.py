@@ -154,7 +154,7 @@ def _tool(tool: _Tool, param: str) -> Tool:
         kind = tool.type[:CAUSE_CHARS_MAX]
         raise CallError(
             "unsupported",
-            f"{param}: {kind} is a tool of Anthropic's own, which is not supported here. Give it as a custom tool, "
+            f"{param}.type: {kind} is a tool of Anthropic's own, which is not supported here. Give it as a custom tool, "
             "with its input_schema.",
             param=f"{param}.type",
         )
