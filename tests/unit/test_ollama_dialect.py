@@ -302,7 +302,7 @@ FIELDS = st.fixed_dictionaries(
         "options": OPTIONS | JSON, "messages": st.lists(MESSAGE | JSON, max_size=4) | JSON,
         "tools": st.lists(st.just(TOOL) | JSON, max_size=2) | JSON,
         **dict.fromkeys(("model", "stream", "format", "think", "logprobs", "top_logprobs", "prompt", "suffix",
-                                   "system", "template", "raw", "images", "input", "dimensions", "keep_alive", "name"), JSON),
+                         "system", "template", "raw", "images", "input", "dimensions", "keep_alive", "name"), JSON),
     },
 )  # fmt: skip
 
