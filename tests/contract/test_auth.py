@@ -27,6 +27,7 @@ from covey.contracts.auth import (
     CREATE_KEY,
     INVITE_PERSON,
     KEY_USED,
+    LIMIT_USER,
     LIST_KEYS,
     LIST_USERS,
     LOG_IN,
@@ -49,6 +50,7 @@ from covey.contracts.auth import (
     InvitePerson,
     KeyLimits,
     KeyUsed,
+    LimitUser,
     ListKeys,
     ListUsers,
     LogIn,
@@ -679,6 +681,7 @@ async def test_adding_people_is_checked(ready: Network) -> None:
         (LIST_USERS, ListUsers),
         (SET_STANDING, lambda actor: SetStanding(actor, "root", active=False)),
         (RESET_PASSWORD, lambda actor: ResetPassword(actor, "root", OTHER_PASSWORD)),
+        (LIMIT_USER, lambda actor: LimitUser(actor, "alice", {"concurrency": None})),
         (INVITE_PERSON, InvitePerson),
         (LIST_KEYS, lambda actor: ListKeys(actor, everyone=True)),
         (CREATE_KEY, lambda actor: CreateKey(actor, user="carol")),
@@ -986,7 +989,7 @@ async def test_gateways_report_what_was_used(ready: Network) -> None:
 async def test_each_method_is_for_the_roles_that_it_names(net: Network) -> None:
     """Without a look at the request: the access on the contract."""
     contracts = [value for value in vars(auth).values() if isinstance(value, Unary)]
-    assert len(contracts) == 21
+    assert len(contracts) == 22
     hands = {"web": net.web, "gateway": net.gateway, "operator": net.operator, "inference": net.inference}
     denied = 0
     for contract in contracts:
@@ -1006,13 +1009,14 @@ async def test_from_other_nodes_administration_takes_a_credential(ready: Network
         (ADD_USER, lambda actor: AddUser(actor, "bob", PASSWORD)),
         (SET_STANDING, lambda actor: SetStanding(actor, "bob", active=True)),
         (RESET_PASSWORD, lambda actor: ResetPassword(actor, "bob", OTHER_PASSWORD)),
+        (LIMIT_USER, lambda actor: LimitUser(actor, "bob", {"concurrency": 1})),
         (INVITE_PERSON, InvitePerson),
         (CREATE_KEY, CreateKey),
         (LIST_KEYS, ListKeys),
         (REVOKE_KEY, lambda actor: RevokeKey(actor, "0" * 12)),
     ]
     admin, plain = await ready.key(root, admin=True), await ready.key(root)
-    person_only = {contract.name for contract, _ in calls[:5]}
+    person_only = {contract.name for contract, _ in calls[:6]}
     for contract, wish in calls:
         await refused("unauthenticated", ready.inference.call(contract, wish(OPERATOR)))
         await refused("unauthenticated", ready.inference.call(contract, wish(Actor(key=admin.key[:-1] + "!"))))

@@ -5,6 +5,7 @@ in the process and a fake of the node's links see it. Every contract, and every 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import Caller
 from covey.cluster.invites import CHARS_MAX, SECRET_BYTES, Invite, parse_invite
 from covey.contracts import membership
+from covey.contracts.audit import AUDIT, Audit
 from covey.contracts.auth import (
     ADD_USER,
     AUTH_STATE,
@@ -29,15 +31,17 @@ from covey.contracts.auth import (
     LogIn,
     SetStanding,
 )
-from covey.contracts.feeds import Admit, Remove, Rename
+from covey.contracts.feeds import Admit, Label, Remove, Rename
 from covey.contracts.joining import JoinAnswer, JoinRequest, Welcome
 from covey.contracts.membership import (
     INVITE_NODE,
     INVITE_SECONDS_MAX,
     INVITE_USES_MAX,
     INVITE_USES_SHOWN,
+    LABEL_NODE,
     LIST_INVITES,
     LIST_MINTED,
+    NODE_LABELS_MAX,
     NODE_NAME_PATTERN,
     PROMOTE_NODE,
     REMOVE_NODE,
@@ -45,6 +49,7 @@ from covey.contracts.membership import (
     REVOKE_INVITE,
     InviteInfo,
     InviteNode,
+    LabelNode,
     ListInvites,
     ListMinted,
     Member,
@@ -368,6 +373,7 @@ async def test_only_administrators_may_from_wherever_they_ask(net: Network) -> N
         (LIST_INVITES, ListInvites),
         (REVOKE_INVITE, lambda actor: RevokeInvite(actor, made.id)),
         (RENAME_NODE, lambda actor: RenameNode(actor, peer, "robert")),
+        (LABEL_NODE, lambda actor: LabelNode(actor, peer, ("gpu",))),
         (PROMOTE_NODE, lambda actor: PromoteNode(actor, peer, ("gateway",))),
         (LIST_MINTED, lambda actor: ListMinted(actor, peer)),
         (REMOVE_NODE, lambda actor: RemoveNode(actor, peer)),
@@ -414,7 +420,7 @@ async def test_the_feeds_say_who_did_it(net: Network) -> None:
 async def test_each_method_is_for_the_parties_that_it_names(net: Network) -> None:
     contracts = [value for value in vars(membership).values() if isinstance(value, Unary | Streaming)]
     assert {contract.name.partition(".")[0] for contract in contracts} == {"auth"}
-    assert len(contracts) == 9
+    assert len(contracts) == 10
     with pytest.raises(CallError) as denied:
         async with net.operator.stream(TAIL_MEMBERS, Tail({})) as batches:
             await anext(batches)
@@ -747,6 +753,45 @@ async def test_a_node_gets_another_name(net: Network) -> None:
     assert net.entries() == entries
     assert (await net.operator.call(RENAME_NODE, RenameNode(OPERATOR, peer, "BENCH"))).name == "BENCH"
     await refused("not_found", net.operator.call(RENAME_NODE, RenameNode(OPERATOR, "bob", "x")), param="node")
+
+
+async def test_a_node_gets_labels_and_loses_them(net: Network) -> None:
+    peer = await net.member(name="bob")
+    label = partial(net.operator.call, LABEL_NODE)
+    assert (await label(LabelNode(OPERATOR, "Bob", ("trusted", "gpu", "gpu")))).labels == ("gpu", "trusted")
+    entries = net.entries()
+    assert (await label(LabelNode(OPERATOR, peer, ("gpu",), ("attic",)))).labels == ("gpu", "trusted")
+    assert net.entries() == entries  # nothing to do
+    assert (await label(LabelNode(OPERATOR, peer, ("attic",), ("gpu",)))).labels == ("attic", "trusted")
+    assert net.last_op() == Label(peer, {"attic": True, "gpu": False}, "operator")
+    row = net.row(peer)
+    assert row is not None
+    assert (row.labels, row.roles, row.name) == (("attic", "trusted"), ("inference",), "bob")
+    records = (await net.operator.call(AUDIT, Audit(OPERATOR))).records
+    assert [one.what for one in records[:2]] == [
+        "The machine bob was labelled attic and is labelled gpu no more.",
+        "The machine bob was labelled gpu, trusted.",
+    ]
+    await label(LabelNode(OPERATOR, peer, (), ("attic", "trusted")))
+    assert (await net.operator.call(AUDIT, Audit(OPERATOR))).records[0].what == (
+        "The machine bob is labelled attic, trusted no more."
+    )
+
+
+async def test_labels_that_make_no_sense_are_refused(net: Network) -> None:
+    peer = await net.member(name="bob")
+    label = partial(net.operator.call, LABEL_NODE)
+    for one in ("", "GPU", "a b", "a_b", "x" * 33, "a\n", "é", "\ud800"):
+        await refused("invalid", label(LabelNode(OPERATOR, "bob", (one,))), param="add")
+        await refused("invalid", label(LabelNode(OPERATOR, "bob", (), (one,))), param="remove")
+    await refused("invalid", label(LabelNode(OPERATOR, "bob", ("gpu",), ("gpu",))), param="add")
+    await refused("not_found", label(LabelNode(OPERATOR, "nobody", ("gpu",))), param="node")
+    many = tuple(f"l{number}" for number in range(NODE_LABELS_MAX))
+    await label(LabelNode(OPERATOR, "bob", many))
+    await refused("conflict", label(LabelNode(OPERATOR, "bob", ("more",))), reason="labels_max", param="add")
+    assert len((await label(LabelNode(OPERATOR, "bob", ("more",), ("l0",)))).labels) == NODE_LABELS_MAX
+    await net.operator.call(REMOVE_NODE, RemoveNode(OPERATOR, "bob"))
+    await refused("conflict", label(LabelNode(OPERATOR, peer, ("gpu",))), reason="removed", param="node")
 
 
 async def test_a_name_is_one_and_one_node_s(net: Network) -> None:

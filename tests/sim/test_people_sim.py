@@ -12,20 +12,33 @@ from covey.cluster.cluster import Cluster
 from covey.cluster.invites import Invite, parse_invite
 from covey.contracts.audit import AUDIT, Audit, AuditStanding
 from covey.contracts.auth import (
+    ADD_USER,
+    CREATE_KEY,
     INVITE_PERSON,
+    LIMIT_USER,
     REVOKE_KEY,
     TAKE_RECOVERY_KEY,
+    VERIFY,
+    AddUser,
+    CreateKey,
+    Identity,
     InvitePerson,
+    KeyLimits,
+    LimitUser,
     NewKey,
     RevokeKey,
+    VerifyKey,
 )
+from covey.contracts.keys import parse
 from covey.contracts.membership import (
     INVITE_NODE,
+    LABEL_NODE,
     LIST_MINTED,
     MINTED_SHOWN,
     PROMOTE_NODE,
     REMOVE_NODE,
     InviteNode,
+    LabelNode,
     ListMinted,
     Made,
     PromoteNode,
@@ -427,3 +440,46 @@ async def test_a_machine_whose_admission_had_to_wait_is_a_member_once_the_time_h
         assert not alice.cluster.membership.is_member(eve.peer_id)
         await trio.sleep(60 + 2 * RELEASE_SECONDS)
         assert alice.cluster.membership.is_member(eve.peer_id)
+
+
+# Limits and labels
+
+
+async def checked(node: MemoryNode, key: NewKey) -> Identity:
+    """What the node's own view says of a key."""
+    parsed = parse(key.key)
+    assert parsed is not None
+    return await node.bus.stamped("gateway").call(VERIFY, VerifyKey(parsed.key_id, parsed.digest))
+
+
+async def test_limits_of_two_administrators_who_cannot_see_each_other_come_together(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """Each limit and each label by itself: whoever wrote one of them last has it, and all gateways hear so."""
+    async with open_memory_cluster(seed=seed) as cluster:
+        alice, bob = await auth_nodes(cluster, "alice", "bob")
+        gateway = await cluster.join("gw1", roles=["gateway"])
+        await cluster.linked()
+        ann = await alice.operator.call(ADD_USER, AddUser(OPERATOR, "ann", "seven green bottles"))
+        key = await alice.operator.call(CREATE_KEY, CreateKey(OPERATOR, user="ann", node_labels=("gpu",)))
+        await agreed([alice, bob])
+
+        cluster.network.cut(alice.machine, bob.machine)
+        await trio.sleep(30)
+        await alice.operator.call(LIMIT_USER, LimitUser(OPERATOR, "ann", {"concurrency": 4, "tokens_per_day": 100}))
+        await alice.operator.call(LABEL_NODE, LabelNode(OPERATOR, "gw1", ("gpu", "attic")))
+        await trio.sleep(1)
+        await bob.operator.call(LIMIT_USER, LimitUser(OPERATOR, "ann", {"concurrency": 2}))
+        await bob.operator.call(LABEL_NODE, LabelNode(OPERATOR, "gw1", ("trusted",)))
+        cluster.network.heal(alice.machine, bob.machine)
+        await cluster.linked()
+        await agreed([alice, bob])
+        await trio.sleep(1)
+
+        expected = KeyLimits(concurrency=2, tokens_per_day=100)
+        for node in (alice, bob, gateway):
+            identity = await checked(node, key)
+            assert (identity.owner, identity.owner_limits) == (ann.id, expected)
+            assert identity.node_labels == ("gpu",)
+            assert node.cluster.labels(gateway.peer_id) == {"gpu", "attic", "trusted"}
+            assert node.cluster.labels(alice.peer_id) == frozenset()

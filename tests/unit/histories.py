@@ -12,11 +12,14 @@ from covey.contracts.feeds import (
     InvitationUse,
     KeyCreate,
     KeyRevoke,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
     Rename,
+    ScopedKeyCreate,
     SessionEnd,
     SessionStart,
 )
@@ -35,15 +38,26 @@ _digests = st.sampled_from([b"\1" * 32, b"\2" * 32])
 _roles = st.sampled_from(["admin", "user"])
 _limits = st.builds(KeyLimits, requests_per_minute=st.none() | _numbers)
 _models = st.sampled_from([(), ("m",)])
+_labels = st.sampled_from(["gpu", "trusted"])
+_held: dict[str, st.SearchStrategy[object]] = {
+    "node_labels": st.sampled_from([(), ("gpu",)]),
+    "routes": st.sampled_from([(), ("/v1/*",)]),
+}
+_limit = st.none() | _numbers
+_limited = st.dictionaries(st.sampled_from(["requests_per_minute", "tokens_per_day"]), _limit)
+_key: dict[str, st.SearchStrategy[object]] = {
+    "id": _ids, "owner": _ids, "digest": _digests, "prefix": _names, "label": _names, "models": _models,
+    "limits": _limits, "created_at": _numbers, "expires_at": st.none() | _numbers, "by": _ids,
+}  # fmt: skip
 FIELDS: dict[type, dict[str, st.SearchStrategy[object]]] = {
     Admit: {"peer": _ids, "roles": st.sampled_from([("auth",), ("auth", "web")]), "name": _names, "by": _ids},
     Remove: {"peer": _ids, "cutoffs": st.dictionaries(st.sampled_from(["f", "g"]), _numbers), "by": _ids},
     Rename: {"peer": _ids, "name": _names, "by": _ids},
-    KeyCreate: {
-        "id": _ids, "owner": _ids, "digest": _digests, "prefix": _names, "label": _names, "models": _models,
-        "limits": _limits, "created_at": _numbers, "expires_at": st.none() | _numbers, "by": _ids,
-    },
+    Label: {"peer": _ids, "labels": st.dictionaries(_labels, st.booleans()), "by": _ids},
+    KeyCreate: _key,
+    ScopedKeyCreate: {**_key, **_held},
     KeyRevoke: {"id": _ids, "by": _ids},
+    OwnerLimits: {"owner": _ids, "limits": _limited, "by": _ids},
     OwnerStanding: {"owner": _ids, "epoch": _numbers, "active": st.booleans(), "by": _ids},
     AccountCreate: {
         "id": _ids, "name": _names, "role": _roles, "pending": st.booleans(), "created_at": _numbers, "by": _ids,

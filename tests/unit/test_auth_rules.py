@@ -8,12 +8,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from covey.contracts.auth import KEY_MODELS_MAX, NAME_PATTERN, Actor, CreateKey, KeyLimits
-from covey.contracts.feeds import KeyCreate, SessionEnd, SessionStart
+from covey.contracts.auth import (
+    KEY_MODELS_MAX,
+    KEY_NODE_LABELS_MAX,
+    KEY_ROUTES_MAX,
+    NAME_PATTERN,
+    Actor,
+    CreateKey,
+    KeyLimits,
+)
+from covey.contracts.feeds import KeyCreate, ScopedKeyCreate, SessionEnd, SessionStart
+from covey.contracts.gateway import API_ROUTES, covers, may_use_route
+from covey.contracts.limits import LIMITS_MAX, named, told
 from covey.errors import CallError
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.credentials import session_id
-from covey.roles.auth.key_rules import REQUESTS_PER_MINUTE_MAX, asked_scope, child_scope
+from covey.roles.auth.key_rules import Scope, asked_scope, child_scope, creation
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.passwords import HashCost, Passwords
 from covey.roles.auth.people import RESERVED_NAMES, check_label, check_name
@@ -82,11 +92,27 @@ def test_only_43_base64url_characters_can_be_a_token(text: str) -> None:
 
 models = st.lists(st.sampled_from("abcd"), max_size=4, unique=True).map(tuple)
 seconds = st.none() | st.integers(1, 1000)
-limits = st.builds(KeyLimits, requests_per_minute=st.none() | st.integers(1, 100))
+_some = st.none() | st.integers(1, 100)
+limits = st.just(KeyLimits()) | st.builds(KeyLimits, **dict.fromkeys(LIMITS_MAX, _some))
+labels = st.lists(st.sampled_from(["gpu", "attic", "trusted"]), max_size=3, unique=True).map(tuple)
+routes = st.lists(
+    st.sampled_from([*API_ROUTES, "/v1/*", "/api/*", "*", "/v1/models*", "/v1/m*"]), max_size=4, unique=True
+).map(tuple)
 
 
 @given(
-    models, seconds, limits, st.sampled_from(["Ualice", "key:x", "operator"]), models, seconds, limits, st.booleans()
+    models,
+    seconds,
+    limits,
+    st.sampled_from(["Ualice", "key:x", "operator"]),
+    models,
+    seconds,
+    limits,
+    st.booleans(),
+    labels,
+    labels,
+    routes,
+    routes,
 )
 def test_a_child_never_exceeds_its_parent(
     parent_models: tuple[str, ...],
@@ -97,13 +123,20 @@ def test_a_child_never_exceeds_its_parent(
     child_seconds: int | None,
     child_limits: KeyLimits,
     admin: bool,
+    parent_labels: tuple[str, ...],
+    child_labels: tuple[str, ...],
+    parent_routes: tuple[str, ...],
+    child_routes: tuple[str, ...],
 ) -> None:
     parent_expires = None if parent_seconds is None else NOW + parent_seconds
-    parent = KeyCreate(
+    parent = ScopedKeyCreate(
         id="p", owner="Ualice", digest=b"", prefix="", label="", models=parent_models, limits=parent_limits,
-        created_at=NOW, expires_at=parent_expires, by=by,
+        created_at=NOW, expires_at=parent_expires, by=by, node_labels=parent_labels, routes=parent_routes,
     )  # fmt: skip
-    request = CreateKey(Actor(), models=child_models, expires_seconds=child_seconds, limits=child_limits, admin=admin)
+    request = CreateKey(
+        Actor(), models=child_models, expires_seconds=child_seconds, limits=child_limits, admin=admin,
+        node_labels=child_labels, routes=child_routes,
+    )  # fmt: skip
     if (error := refusal(lambda: child_scope(parent, asked_scope(request, NOW, 10_000)))) is not None:
         assert error.code in ("forbidden", "invalid")
         return
@@ -117,6 +150,11 @@ def test_a_child_never_exceeds_its_parent(
     if parent.expires_at is not None:
         assert scope.expires_at is not None
         assert scope.expires_at <= parent.expires_at
+    if parent_labels:
+        assert scope.node_labels
+        assert set(scope.node_labels) <= set(parent_labels)
+    for route in API_ROUTES:
+        assert not may_use_route(scope.routes, route) or may_use_route(parent_routes, route), route
 
 
 def asked(**fields: object) -> CallError | None:
@@ -132,7 +170,22 @@ def asked(**fields: object) -> CallError | None:
         ({"expires_seconds": 0}, "expires_seconds"),
         ({"expires_seconds": 10_001}, "expires_seconds"),
         ({"limits": KeyLimits(requests_per_minute=0)}, "limits.requests_per_minute"),
-        ({"limits": KeyLimits(requests_per_minute=REQUESTS_PER_MINUTE_MAX + 1)}, "limits.requests_per_minute"),
+        *(({"limits": KeyLimits(**{name: 0})}, f"limits.{name}") for name in LIMITS_MAX),
+        *(({"limits": KeyLimits(**{name: -1})}, f"limits.{name}") for name in LIMITS_MAX),
+        *(({"limits": KeyLimits(**{name: most + 1})}, f"limits.{name}") for name, most in LIMITS_MAX.items()),
+        ({"node_labels": ("GPU",)}, "node_labels"),
+        ({"node_labels": ("",)}, "node_labels"),
+        ({"node_labels": ("a" * 33,)}, "node_labels"),
+        ({"node_labels": ("a\n",)}, "node_labels"),
+        ({"node_labels": tuple(f"l{number}" for number in range(KEY_NODE_LABELS_MAX + 1))}, "node_labels"),
+        ({"node_labels": ("gpu",), "admin": True}, "node_labels"),
+        ({"routes": ("/v1/chat",)}, "routes"),
+        ({"routes": ("/v2/*",)}, "routes"),
+        ({"routes": ("*/v1",)}, "routes"),
+        ({"routes": ("",)}, "routes"),
+        ({"routes": tuple(f"/v1/{'chat'[:number]}*" for number in range(5)) * 7 + ("/admin",)}, "routes"),
+        ({"routes": tuple("/v1/chat/completions"[:end] + "*" for end in range(21)) + API_ROUTES}, "routes"),
+        ({"routes": ("/v1/*",), "admin": True}, "routes"),
     ],
 )
 def test_a_key_that_makes_no_sense_is_refused_by_field(fields: dict[str, object], param: str) -> None:
@@ -148,6 +201,75 @@ def test_a_key_that_makes_sense() -> None:
     scope = asked_scope(request, NOW, 10_000)
     assert (scope.models, scope.expires_at, scope.admin) == (("a", "b"), NOW + 10_000, False)
     assert asked_scope(CreateKey(Actor(), admin=True), NOW, 10_000).expires_at is None
+
+
+def test_every_limit_may_be_as_high_as_it_may_be() -> None:
+    request = CreateKey(Actor(), limits=KeyLimits(**LIMITS_MAX), node_labels=("gpu", "gpu"), routes=("/v1/*", "/v1/*"))
+    scope = asked_scope(request, NOW, 10_000)
+    assert named(scope.limits) == LIMITS_MAX
+    assert (scope.node_labels, scope.routes) == (("gpu",), ("/v1/*",))
+    assert len(tuple(dict.fromkeys(API_ROUTES))) == len(API_ROUTES) <= KEY_ROUTES_MAX
+    asked_scope(CreateKey(Actor(), routes=API_ROUTES), NOW, 10_000)
+
+
+def test_limits_as_people_read_them() -> None:
+    assert told(KeyLimits()) == []
+    assert told(KeyLimits(requests_per_minute=60, concurrency=2, tokens_per_month=1_000_000)) == [
+        "60 requests a minute", "2 requests at once", "1,000,000 tokens a month",
+    ]  # fmt: skip
+
+
+def test_a_pattern_takes_in_what_begins_like_it() -> None:
+    assert covers("/v1/models", "/v1/models")
+    assert not covers("/v1/models", "/v1/models/{id}")
+    assert covers("/v1/models*", "/v1/models/{id}")
+    assert covers("/v1/*", "/v1/m*")
+    assert not covers("/v1/m*", "/v1/*")
+    assert not covers("/v1/models", "/v1/models*")
+    assert may_use_route((), "/v1/models")
+    assert may_use_route(("/api/*", "/v1/models"), "/v1/models")
+    assert not may_use_route(("/api/*",), "/v1/models")
+
+
+PLAIN = KeyCreate(
+    id="p", owner="Ualice", digest=b"d", prefix="", label="", models=("a",), limits=KeyLimits(), created_at=NOW,
+    expires_at=NOW + 100, by="Ualice",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_old"),
+    [
+        ({}, True),
+        ({"limits": KeyLimits(requests_per_minute=1)}, True),
+        ({"limits": KeyLimits(requests_per_minute=1, concurrency=1)}, False),
+        ({"node_labels": ("gpu",)}, False),
+        ({"routes": ("/v1/*",)}, False),
+    ],
+)
+def test_nodes_of_the_version_before_understand_every_key_that_they_can_hold_to(
+    fields: dict[str, object], is_old: bool
+) -> None:
+    """While a network is upgraded machine by machine, nothing stops unless somebody asks for what only the new know."""
+    plain = msgspec.structs.replace(PLAIN, limits=fields.get("limits", KeyLimits()))
+    made = creation(asked_scope(CreateKey(Actor(), **fields), NOW, 10_000), plain)
+    assert (type(made) is KeyCreate) == is_old
+    assert {name: getattr(made, name) for name in KeyCreate.__struct_fields__} == msgspec.structs.asdict(plain)
+    if not is_old:
+        assert (made.node_labels, made.routes) == (fields.get("node_labels", ()), fields.get("routes", ()))
+
+
+def test_a_child_takes_over_labels_and_routes_that_are_left_open() -> None:
+    parent = creation(Scope(("a",), None, KeyLimits(), False, ("gpu",), ("/v1/*",)), PLAIN)
+    scope = child_scope(parent, asked_scope(CreateKey(Actor()), NOW, 10_000))
+    assert (scope.node_labels, scope.routes) == (("gpu",), ("/v1/*",))
+    narrower = CreateKey(Actor(), node_labels=("gpu",), routes=("/v1/models",))
+    assert child_scope(parent, asked_scope(narrower, NOW, 10_000)).routes == ("/v1/models",)
+    for fields, param in (({"node_labels": ("attic",)}, "node_labels"), ({"routes": ("/api/tags",)}, "routes")):
+        asking = asked_scope(CreateKey(Actor(), **fields), NOW, 10_000)
+        error = refusal(lambda asking=asking: child_scope(parent, asking))
+        assert error is not None
+        assert (error.code, error.reason, error.param) == ("forbidden", "scope", param)
 
 
 def test_a_key_outlives_no_parent_and_takes_over_what_is_left_open() -> None:

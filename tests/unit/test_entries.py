@@ -129,8 +129,8 @@ def test_a_signature_made_for_another_purpose_is_refused() -> None:
 
 
 def test_an_unknown_operation_says_upgrade() -> None:
-    with pytest.raises(UnknownOpError, match=r"'key.create/2'.*upgrade Covey") as refusal:
-        unseal(loose(ops=[{"type": "key.create/2", "id": "k"}]))
+    with pytest.raises(UnknownOpError, match=r"'key.create/3'.*upgrade Covey") as refusal:
+        unseal(loose(ops=[{"type": "key.create/3", "id": "k"}]))
     assert refusal.value.reason == "unknown_op"
 
 

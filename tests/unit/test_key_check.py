@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covey.contracts.auth import KeyLimits, VerifyKey
-from covey.contracts.feeds import KeyCreate, KeyRevoke, Op, OwnerStanding, SessionEnd
+from covey.contracts.feeds import KeyCreate, KeyRevoke, Op, OwnerLimits, OwnerStanding, ScopedKeyCreate, SessionEnd
 from covey.roles.auth.role import say_kept
 from covey.store.denied import KEY_PREFIX, OWNER_PREFIX, HeededRows, keep_denied, restated
 from covey.store.feeds import SystemClock, open_feeds
@@ -80,9 +80,23 @@ def test_what_cannot_be_an_id_is_nobodys(key_id: str) -> None:
 @pytest.mark.parametrize("admin", [True, False])
 def test_only_a_key_made_to_administer_is_an_administrators(*, admin: bool) -> None:
     key = created(admin=admin, models=("m",), expires_at=9)
-    identity = identity_of_key(KeyRow(id="k", created=key), key)
+    identity = identity_of_key(View(stored()), KeyRow(id="k", created=key), key)
     assert (identity.role, identity.owner, identity.models) == ("admin" if admin else "user", "ann", ("m",))
     assert identity.expires_at == 9
+    assert (identity.owner_limits, identity.node_labels, identity.routes) == (KeyLimits(), (), ())
+
+
+def test_a_gateway_hears_of_every_limit_and_restriction() -> None:
+    plain = created(limits=KeyLimits(tokens_per_day=5))
+    fields = {name: getattr(plain, name) for name in KeyCreate.__struct_fields__}
+    key = ScopedKeyCreate(**fields, node_labels=("gpu",), routes=("/v1/*",))
+    overlay = stored(STANDS, key, OwnerLimits("ann", {"concurrency": 2}, "x"))
+    row, _ = judge_key(HeededRows(overlay), "k", DIGEST, NOW)
+    assert row is not None
+    assert row.created == key
+    identity = identity_of_key(HeededRows(overlay), row, key)
+    assert (identity.limits, identity.owner_limits) == (KeyLimits(tokens_per_day=5), KeyLimits(concurrency=2))
+    assert (identity.node_labels, identity.routes) == (("gpu",), ("/v1/*",))
 
 
 # What comes undone

@@ -4,6 +4,7 @@ Mutations that these tests catch: `max` of epochs without the denying tie (`_own
 `revoked`, a name that goes to the latest claim, a field that its last *applied* writer keeps.
 """
 
+from collections.abc import Iterator
 from itertools import permutations
 
 from histories import FIELDS, Said, denied, histories, rows
@@ -20,11 +21,14 @@ from covey.contracts.feeds import (
     InvitationUse,
     KeyCreate,
     KeyRevoke,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
     Rename,
+    ScopedKeyCreate,
     SessionEnd,
     SessionStart,
 )
@@ -91,6 +95,45 @@ def test_the_highest_epoch_wins_and_the_denial_on_a_tie() -> None:
     )
 
 
+def said_at(clock: int, *ops: Op) -> Said:
+    return EntryMeta(clock, "keys/p/1", clock, bytes([clock]) * 32), ops
+
+
+def in_every_order(*said: Said) -> Iterator[View]:
+    for order in permutations(said):
+        overlay = Overlay(MemoryStore())
+        overlay.put(list(rows(list(order)).items()))
+        yield View(overlay)
+
+
+def test_of_each_limit_the_last_writer_wins() -> None:
+    """Mutation: write all limits of an operation at once, or without a stamp for each."""
+    first = said_at(1, OwnerLimits("o", {"concurrency": 2, "tokens_per_day": 100}, "x"))
+    second = said_at(2, OwnerLimits("o", {"concurrency": None, "requests_per_minute": 9}, "y"))
+    stands = said_at(3, OwnerStanding("o", 1, True, "x"))
+    for seen in in_every_order(first, second, stands):
+        row = seen.get(StandingRow, "o")
+        assert row is not None
+        assert row.limits == KeyLimits(requests_per_minute=9, tokens_per_day=100)
+        assert (row.epoch, row.active) == (1, True)
+
+
+def test_limits_alone_let_nobody_in() -> None:
+    row = view(OwnerLimits("o", {"concurrency": 2}, "x")).get(StandingRow, "o")
+    assert row is not None
+    assert (row.epoch, row.active) == (0, False)
+
+
+def test_of_each_label_the_last_writer_wins() -> None:
+    first = said_at(1, Label("p", {"gpu": True, "trusted": True}, "x"))
+    second = said_at(2, Label("p", {"trusted": False, "attic": True}, "y"))
+    admitted = said_at(3, Admit("p", ("inference",), "n", "x"))
+    for seen in in_every_order(first, second, admitted):
+        row = seen.get(MemberRow, "p")
+        assert row is not None
+        assert (row.labels, row.roles, row.name) == (("attic", "gpu"), ("inference",), "n")
+
+
 def test_the_lowest_clock_keeps_a_name() -> None:
     def claim(account: str, clock: int, entry: bytes) -> Said:
         create = AccountCreate(account, "ann", "user", False, 1, "x")
@@ -139,9 +182,12 @@ def example_ops() -> list[Op]:
         Admit("p", ("auth",), "n", "x"),
         Remove("p", {}, "x"),
         Rename("p", "n", "x"),
+        Label("p", {"gpu": True}, "x"),
         KeyCreate("k", "o", b"d", "p", "l", (), KeyLimits(), 1, None, "o"),
+        ScopedKeyCreate("k", "o", b"d", "p", "l", (), KeyLimits(concurrency=1), 1, None, "o", False, ("gpu",), ()),
         KeyRevoke("k", "x"),
         OwnerStanding("o", 1, False, "x"),
+        OwnerLimits("o", {"concurrency": 1}, "x"),
         AccountCreate("1", "ann", "admin", True, 1, "x"),
         AccountRename("1", "bob", "x"),
         AccountApprove("1", "x"),

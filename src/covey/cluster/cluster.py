@@ -186,6 +186,10 @@ class Cluster:
             await self._until(lambda: self.sync.caught_up)
         self._may_write = True
 
+    def labels(self, peer: PeerId) -> frozenset[str]:
+        """See `ClusterDoor.labels`."""
+        return self.membership.labels(peer)
+
     @property
     def is_complete(self) -> bool:
         """See `ClusterDoor.is_complete`."""
@@ -233,7 +237,10 @@ class Cluster:
     def links(self) -> tuple[LinkStatus, ...]:
         """Every link that is kept, up or down, by name."""
         links = () if self._links is None else self._links.all()
-        found = [link.status(self.membership.name(link.peer), self._roles_of(link.peer)) for link in links]
+        found = [
+            link.status(self.membership.name(link.peer), self._roles_of(link.peer), self._labels_of(link.peer))
+            for link in links
+        ]
         return tuple(sorted(found, key=lambda link: link.name))
 
     @property
@@ -404,12 +411,16 @@ class Cluster:
         row = self.membership.get(peer)
         return row.roles if row else ()
 
+    def _labels_of(self, peer: PeerId) -> tuple[str, ...]:
+        return tuple(sorted(self.membership.labels(peer)))
+
     # What it serves
 
     async def _list_links(self, caller: Caller, request: Nothing) -> LinkList:
         """Serve LINKS."""
         own = self.own
-        return LinkList(self.links(), roles=own.roles if own else (), removed=self.removed)
+        labels = self._labels_of(self._bus.me)
+        return LinkList(self.links(), roles=own.roles if own else (), removed=self.removed, labels=labels)
 
     async def _notice(self, caller: Caller, request: Notice) -> Nothing:
         """Serve NOTICE."""

@@ -112,8 +112,8 @@ class Link:
         self._told.clear()
         self.failure = ""
 
-    def status(self, name: str, roles: tuple[str, ...]) -> LinkStatus:
-        """For people and metrics. `name` and `roles`: as the membership says."""
+    def status(self, name: str, roles: tuple[str, ...], labels: tuple[str, ...] = ()) -> LinkStatus:
+        """For people and metrics. `name`, `roles` and `labels`: as the membership says."""
         session = self.session
         made, served = (0, 0) if session is None else session.calls_in_flight
         return LinkStatus(
@@ -129,4 +129,5 @@ class Link:
             sent_bytes=self._sent_bytes + (session.sent_bytes if session else 0),
             calls_made=made,
             calls_served=served,
+            labels=labels,
         )

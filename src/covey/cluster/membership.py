@@ -70,6 +70,11 @@ class Membership:
         row = self._rows.get(peer)
         return row.name if row and row.name else str(peer)
 
+    def labels(self, peer: PeerId) -> frozenset[str]:
+        """What an administrator labelled a member with; nothing for others."""
+        row = self._rows.get(peer)
+        return frozenset() if row is None or row.removed else frozenset(row.labels)
+
     def _read(self) -> bool:
         reader = self._store.reader
         # Rows change without a new entry, too: with the verdict, and when an entry has waited long enough.

@@ -28,6 +28,8 @@ PASSWORD_CHARS_MIN = 10
 PASSWORD_CHARS_MAX = 256
 LABEL_CHARS_MAX = 64
 KEY_MODELS_MAX = 64
+KEY_NODE_LABELS_MAX = 16
+KEY_ROUTES_MAX = 32
 LIST_MAX = 10_000
 """The most rows that one listing returns."""
 
@@ -39,11 +41,29 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
+class KeyLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a key, or all keys and sessions of a person together, may use; `None` is no limit.
+
+    Tokens are those of prompts and answers. A day and a month are UTC's.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+
+LimitName = Literal["requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day", "tokens_per_month"]
+"""The fields of `KeyLimits`."""
+
+
 class Account(msgspec.Struct, frozen=True, omit_defaults=True):
     """A person, without anything secret. `created_at` in Unix seconds.
 
     `name_lost`: somebody else claimed the name before, at a node that this one's did not see: choose another.
     `held_by`: as the answer to a change, the other nodes that had it by then, by name. `not_held_by`: as `KeyInfo`.
+    `limits`: of all their keys and sessions together.
     """
 
     id: str
@@ -54,6 +74,7 @@ class Account(msgspec.Struct, frozen=True, omit_defaults=True):
     name_lost: bool = False
     held_by: tuple[str, ...] = ()
     not_held_by: tuple[str, ...] = ()
+    limits: KeyLimits = KeyLimits()
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -75,19 +96,6 @@ class VerifyKey(msgspec.Struct, frozen=True):
 
     key_id: str
     digest: bytes
-
-
-class KeyLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a key, or all keys and sessions of a person together, may use; `None` is no limit.
-
-    Tokens are those of prompts and answers. A day and a month are UTC's.
-    """
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-    tokens_per_day: int | None = None
-    tokens_per_month: int | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -294,6 +302,20 @@ class ResetPassword(msgspec.Struct, frozen=True):
 RESET_PASSWORD = Unary("auth.reset_password", ResetPassword, Account, access=ADMINISTRATION)
 
 
+class LimitUser(msgspec.Struct, frozen=True):
+    """An administrator sets limits for all keys and sessions of a person together. `user`: a name or an account id.
+
+    The limits that are named change, `None` takes one away; the others stay as they are.
+    """
+
+    actor: Actor
+    user: str
+    limits: dict[LimitName, int | None]
+
+
+LIMIT_USER = Unary("auth.limit_user", LimitUser, Account, access=ADMINISTRATION)
+
+
 class InvitePerson(msgspec.Struct, frozen=True):
     """An administrator makes a one-time registration link."""
 
@@ -317,10 +339,10 @@ INVITE_PERSON = Unary("auth.invite_person", InvitePerson, Invitation, access=ADM
 class CreateKey(msgspec.Struct, frozen=True):
     """Make an API key for oneself, or, as an administrator, for `user` (name or account id; "": oneself).
 
-    `models` empty: every model. `expires_seconds` from now, `None`: never. Only with `admin` may the key do what its
-    owner may as an administrator: a key that leaks out of some program must not be worth the whole network. Any other
-    key sees and revokes itself and the keys made with it, makes none that may more than itself, and takes them along
-    when it is revoked.
+    `models`, `node_labels` and `routes` as in `Identity`. `expires_seconds` from now, `None`: never. Only with `admin`
+    may the key do what its owner may as an administrator: a key that leaks out of some program must not be worth the
+    whole network. Any other key sees and revokes itself and the keys made with it, makes none that may more than
+    itself, and takes them along when it is revoked.
     """
 
     actor: Actor
@@ -330,6 +352,8 @@ class CreateKey(msgspec.Struct, frozen=True):
     expires_seconds: int | None = None
     limits: KeyLimits = KeyLimits()
     admin: bool = False
+    node_labels: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 class NewKey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -367,6 +391,8 @@ class KeyInfo(msgspec.Struct, frozen=True):
     admin: bool = False
     held_by: tuple[str, ...] = ()
     not_held_by: tuple[str, ...] = ()
+    node_labels: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -74,7 +74,7 @@ NOTICE = Unary("cluster.notice", Notice, Nothing, access=frozenset({"member"}), 
 
 
 class LinkStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The link to one other member. `roles`: those that it was admitted with.
+    """The link to one other member. `roles`: those that it was admitted with. `labels`: an administrator's.
 
     `address`: where it was reached, or came from, the last time. `failure`: why the link is down, or could not be
     brought up the last time; "" while it is up. `rtt_seconds`: of the last PING; `None` before the first. Bytes count
@@ -94,16 +94,18 @@ class LinkStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     sent_bytes: int = 0
     calls_made: int = 0
     calls_served: int = 0
+    labels: tuple[str, ...] = ()
 
 
 class LinkList(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answering node's links to all other members, by name. `roles`: those that it was itself admitted with; none
-    where it belongs to no network. `removed`: why it is a member no more; "" while it is.
+    where it belongs to no network. `removed`: why it is a member no more; "" while it is. `labels`: its own.
     """
 
     links: tuple[LinkStatus, ...]
     roles: tuple[str, ...] = ()
     removed: str = ""
+    labels: tuple[str, ...] = ()
 
 
 LINKS = Unary(

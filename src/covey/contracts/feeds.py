@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from covey.contracts.auth import AccountRole, KeyLimits
+from covey.contracts.auth import AccountRole, KeyLimits, LimitName
 
 Kind = Literal["members", "keys", "secret"]
 
@@ -46,6 +46,14 @@ class Rename(msgspec.Struct, frozen=True, tag="member.rename/1"):
     by: str
 
 
+class Label(msgspec.Struct, frozen=True, tag="member.label/1"):
+    """Labels that a machine has from now on (`True`), or has no more. Of each label the last writer wins."""
+
+    peer: str
+    labels: dict[str, bool]
+    by: str
+
+
 class KeyCreate(msgspec.Struct, frozen=True, omit_defaults=True, tag="key.create/1"):
     """`digest`: SHA-256 of the whole key text. Times in Unix seconds. `admin`: may act for an administrator as such.
 
@@ -65,6 +73,17 @@ class KeyCreate(msgspec.Struct, frozen=True, omit_defaults=True, tag="key.create
     admin: bool = False
 
 
+class ScopedKeyCreate(KeyCreate, frozen=True, omit_defaults=True, tag="key.create/2"):
+    """A key with restrictions that the first version of the tag cannot say: on nodes, on routes, or limits other than
+    that of requests a minute. A node that knew only the first version would let more pass, so it stops here instead.
+
+    `node_labels` and `routes` as in `covey.contracts.auth.Identity`.
+    """
+
+    node_labels: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+
+
 class KeyRevoke(msgspec.Struct, frozen=True, tag="key.revoke/1"):
     """For ever."""
 
@@ -78,6 +97,14 @@ class OwnerStanding(msgspec.Struct, frozen=True, tag="owner.standing/1"):
     owner: str
     epoch: int
     active: bool
+    by: str
+
+
+class OwnerLimits(msgspec.Struct, frozen=True, tag="owner.limits/1"):
+    """Limits of an account's keys and sessions together; `None` takes one away. Of each the last writer wins."""
+
+    owner: str
+    limits: dict[LimitName, int | None]
     by: str
 
 
@@ -154,8 +181,8 @@ class InvitationUse(msgspec.Struct, frozen=True, tag="invitation.use/1"):
     account: str
 
 
-MembersOp = Admit | Remove | Rename
-KeysOp = KeyCreate | KeyRevoke | OwnerStanding
+MembersOp = Admit | Remove | Rename | Label
+KeysOp = KeyCreate | ScopedKeyCreate | KeyRevoke | OwnerStanding | OwnerLimits
 SecretOp = (
     AccountCreate
     | AccountRename

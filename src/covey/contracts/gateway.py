@@ -10,6 +10,35 @@ ASKERS: frozenset[Party] = frozenset({"web", "operator", "member"})
 """Whoever is not the operator of the gateway's own node shows a person's credential."""
 
 
+API_ROUTES: tuple[str, ...] = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/responses",
+    "/v1/messages",
+    "/api/tags",
+    "/api/version",
+    "/api/ps",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/show",
+)
+"""The paths that a key may be held to (`Identity.routes`)."""
+
+
+def covers(pattern: str, route: str) -> bool:
+    """Whether a pattern of `Identity.routes`, which may end with a `*`, takes in a route or a narrower pattern."""
+    return route.startswith(pattern[:-1]) if pattern.endswith("*") else route == pattern
+
+
+def may_use_route(routes: tuple[str, ...], route: str) -> bool:
+    """Whether a key with these `Identity.routes` may use one of `API_ROUTES`; without any it may use all."""
+    return not routes or any(covers(pattern, route) for pattern in routes)
+
+
 class Completion(msgspec.Struct, frozen=True):
     """A chat on behalf of `actor` (empty: the operator). The model "" is the gateway's first one."""
 

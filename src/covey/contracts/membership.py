@@ -14,6 +14,9 @@ INVITE_USES_SHOWN = 20
 MINTED_SHOWN = 5
 NODE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """What a node may be called. No two members' names are the same, whatever their case."""
+NODE_LABEL_PATTERN = r"[a-z0-9-]{1,32}"
+"""What a node may be labelled with."""
+NODE_LABELS_MAX = 16
 ROLE_NAME_PATTERN = r"[a-z][a-z0-9_-]{0,31}"
 """A role's name, a plug-in's too; never that of a `Party` which is no role."""
 ADMINISTRATORS: frozenset[Party] = frozenset({"web", "operator", "member"})
@@ -108,13 +111,17 @@ REVOKE_ISSUED = Unary("auth.revoke_issued", RevokeIssued, Nothing, access=frozen
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A machine that was admitted. `held_by`: of a change, the other nodes that had it by then, by name."""
+    """A machine that was admitted. `held_by`: of a change, the other nodes that had it by then, by name.
+
+    `labels`: what an administrator gave it, sorted.
+    """
 
     peer: str
     name: str
     roles: tuple[str, ...]
     removed: bool = False
     held_by: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class RemoveNode(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,3 +190,18 @@ class RenameNode(msgspec.Struct, frozen=True):
 
 
 RENAME_NODE = Unary("auth.rename_node", RenameNode, Member, access=ADMINISTRATORS)
+
+
+class LabelNode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Give a node labels, and take some away. `node` is a name or a peer id.
+
+    Keys may be held to nodes with certain labels, so only an administrator gives them: a machine claims none itself.
+    """
+
+    actor: Actor
+    node: str
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+LABEL_NODE = Unary("auth.label_node", LabelNode, Member, access=ADMINISTRATORS)

@@ -105,6 +105,10 @@ class ClusterDoor(Protocol):
         """Where members were last reached, by peer id, this node included."""
         ...
 
+    def labels(self, peer: PeerId) -> frozenset[str]:
+        """What an administrator labelled a member with, this node included; nothing for others."""
+        ...
+
     async def hear_all(self, *, but: str) -> None:
         """Take in what every other auth node but one holds that is linked and answers; for some seconds at most."""
         ...
@@ -140,6 +144,10 @@ class Alone:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """None."""
         return {}
+
+    def labels(self, peer: PeerId) -> frozenset[str]:
+        """None."""
+        return frozenset()
 
     async def hear_all(self, *, but: str) -> None:
         """There is nobody to ask."""

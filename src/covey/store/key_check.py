@@ -7,7 +7,7 @@ import hmac
 from typing import Literal
 
 from covey.contracts.auth import Identity, KeyState, VerifyKey
-from covey.contracts.feeds import KeyCreate
+from covey.contracts.feeds import KeyCreate, ScopedKeyCreate
 from covey.contracts.keys import INVALID_KEY, KEY_ID_CHARS
 from covey.errors import CallError
 from covey.store.merge import Rows
@@ -64,10 +64,11 @@ def standing(rows: Rows, owner: str) -> StandingRow:
     return rows.get(StandingRow, owner) or StandingRow(owner=owner)
 
 
-def identity_of_key(row: KeyRow, created: KeyCreate) -> Identity:
+def identity_of_key(rows: Rows, row: KeyRow, created: KeyCreate) -> Identity:
     """Whom a key that counts speaks for. Its role is what it may act as: only a key made with `admin` is an
     administrator's. Such a key is made for administrators alone, who stay so for as long as they stand.
     """
+    node_labels, routes = restrictions(created)
     return Identity(
         key_id=row.id,
         owner=created.owner,
@@ -75,4 +76,12 @@ def identity_of_key(row: KeyRow, created: KeyCreate) -> Identity:
         models=created.models,
         limits=created.limits,
         expires_at=created.expires_at,
+        owner_limits=standing(rows, created.owner).limits,
+        node_labels=node_labels,
+        routes=routes,
     )
+
+
+def restrictions(created: KeyCreate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A key's `node_labels` and `routes`, as in `Identity`."""
+    return (created.node_labels, created.routes) if isinstance(created, ScopedKeyCreate) else ((), ())

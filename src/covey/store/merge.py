@@ -30,15 +30,19 @@ from covey.contracts.feeds import (
     InvitationUse,
     KeyCreate,
     KeyRevoke,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
     Rename,
+    ScopedKeyCreate,
     SessionEnd,
     SessionStart,
 )
 from covey.store.rows import (
+    NEVER,
     AccountRow,
     Claim,
     InvitationRow,
@@ -106,6 +110,15 @@ def _rename(rows: Rows, meta: EntryMeta, op: Rename) -> tuple[Row, ...]:
     return _changed(old, row)
 
 
+def _label(rows: Rows, meta: EntryMeta, op: Label) -> tuple[Row, ...]:
+    old = rows.get(MemberRow, op.peer)
+    row = old or MemberRow(peer=op.peer)
+    marks = {
+        label: (*meta.stamp, has) for label, has in op.labels.items() if meta.stamp >= row.marks.get(label, NEVER)[:3]
+    }
+    return _changed(old, replace(row, marks={**row.marks, **marks})) if marks else ()
+
+
 def _key_create(rows: Rows, meta: EntryMeta, op: KeyCreate) -> tuple[Row, ...]:
     old = rows.get(KeyRow, op.id)
     row = old or KeyRow(id=op.id)
@@ -119,12 +132,24 @@ def _key_revoke(rows: Rows, meta: EntryMeta, op: KeyRevoke) -> tuple[Row, ...]:
 
 def _owner_standing(rows: Rows, meta: EntryMeta, op: OwnerStanding) -> tuple[Row, ...]:
     old = rows.get(StandingRow, op.owner)
-    new = StandingRow(owner=op.owner, epoch=op.epoch, active=op.active)
-    if old is None or op.epoch > old.epoch:
-        return _changed(old, new)
-    if op.epoch == old.epoch and not op.active:
-        return _changed(old, replace(old, active=False))
-    return ()
+    row = old or StandingRow(owner=op.owner)
+    if op.epoch > row.epoch:
+        row = replace(row, epoch=op.epoch, active=op.active)
+    elif op.epoch == row.epoch and not op.active:
+        row = replace(row, active=False)
+    return _changed(old, row)
+
+
+def _owner_limits(rows: Rows, meta: EntryMeta, op: OwnerLimits) -> tuple[Row, ...]:
+    old = rows.get(StandingRow, op.owner)
+    row = old or StandingRow(owner=op.owner)
+    newer: dict[Any, int | None] = {
+        name: value for name, value in op.limits.items() if meta.stamp >= row.limits_at.get(name, NEVER)
+    }
+    if not newer:
+        return ()
+    written = {**row.limits_at, **dict.fromkeys(newer, meta.stamp)}
+    return _changed(old, replace(row, limits=replace(row.limits, **newer), limits_at=written))
 
 
 def _account_create(rows: Rows, meta: EntryMeta, op: AccountCreate) -> tuple[Row, ...]:
@@ -192,9 +217,12 @@ _RULES: dict[type[Any], Callable[[Rows, EntryMeta, Any], tuple[Row, ...]]] = {
     Admit: _admit,
     Remove: _remove,
     Rename: _rename,
+    Label: _label,
     KeyCreate: _key_create,
+    ScopedKeyCreate: _key_create,
     KeyRevoke: _key_revoke,
     OwnerStanding: _owner_standing,
+    OwnerLimits: _owner_limits,
     AccountCreate: _account_create,
     AccountRename: _account_rename,
     AccountApprove: _account_approve,
@@ -217,11 +245,11 @@ _DENIALS = (Remove, KeyRevoke, PasswordSet, SessionEnd, InvitationUse)
 def touched(op: Op) -> tuple[tuple[type[Any], str], ...]:
     """The rows that an operation may change: their types and keys."""
     match op:
-        case Admit(peer=peer) | Rename(peer=peer):
+        case Admit(peer=peer) | Rename(peer=peer) | Label(peer=peer):
             return ((MemberRow, peer),)
         case KeyCreate(id=key) | KeyRevoke(id=key):
             return ((KeyRow, key),)
-        case OwnerStanding(owner=owner):
+        case OwnerStanding(owner=owner) | OwnerLimits(owner=owner):
             return ((StandingRow, owner),)
         case AccountCreate(id=account, name=name) | AccountRename(id=account, name=name):
             return ((AccountRow, account), (NameRow, name))

@@ -57,7 +57,7 @@ class Replica:
         self._metrics.key_check(outcome)
         if row is None or row.created is None:
             raise bad_key()
-        return identity_of_key(row, row.created)
+        return identity_of_key(self._rows, row, row.created)
 
     async def denials(self, caller: Caller, request: Nothing, emit: Emit[Denied]) -> None:
         """Serve DENIALS; runs until cancelled."""

@@ -5,12 +5,14 @@ A denial may be applied before what it denies (another author's feed arrives lat
 
 import msgspec
 
-from covey.contracts.auth import AccountRole
-from covey.contracts.feeds import AccountCreate, InvitationCreate, KeyCreate, SessionStart
+from covey.contracts.auth import AccountRole, KeyLimits, LimitName
+from covey.contracts.feeds import AccountCreate, InvitationCreate, KeyCreate, ScopedKeyCreate, SessionStart
 
 Stamp = tuple[int, str, int]
 """When a field was last written, for "the last writer wins": (clock, feed, seq) of the entry."""
 NEVER: Stamp = (0, "", 0)
+Mark = tuple[int, str, int, bool]
+"""Whether a machine has a label, behind the stamp of when that was last written."""
 Claim = tuple[int, bytes, str]
 """An account's claim to a name: (clock, entry hash, account). The lowest is the first."""
 
@@ -18,7 +20,7 @@ Claim = tuple[int, bytes, str]
 class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
     """A node that was admitted, with all the roles that it ever was. `name_at`: when its name was last written.
 
-    `removed`: as `covey.store.verdict` has it.
+    `removed`: as `covey.store.verdict` has it. `marks`: every label that it ever had.
     """
 
     peer: str
@@ -26,22 +28,32 @@ class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     removed: bool = False
     name_at: Stamp = NEVER
+    marks: dict[str, Mark] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those that it has now, sorted."""
+        return tuple(sorted(label for label, mark in self.marks.items() if mark[3]))
 
 
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     """An API key; `revoked` is for ever."""
 
     id: str
-    created: KeyCreate | None = None
+    created: KeyCreate | ScopedKeyCreate | None = None
     revoked: bool = False
 
 
 class StandingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an account's keys and sessions count: the highest epoch, and on a tie the denial."""
+    """Whether an account's keys and sessions count (the highest epoch, and on a tie the denial), and within which
+    limits together. `limits_at`: when each limit was last written.
+    """
 
     owner: str
     epoch: int = 0
     active: bool = False
+    limits: KeyLimits = KeyLimits()
+    limits_at: dict[LimitName, Stamp] = {}
 
 
 class AccountRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,14 +9,16 @@ from covey.contracts.feeds import (
     Admit,
     InvitationUse,
     KeyRevoke,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
     SessionEnd,
 )
 from covey.store.merge import Rows
-from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, Row, SessionRow, StandingRow
+from covey.store.rows import NEVER, AccountRow, InvitationRow, KeyRow, MemberRow, Row, SessionRow, StandingRow
 
 BY = "repair"
 """Who did it, in the audit."""
@@ -38,6 +40,10 @@ def _member(known: MemberRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[
     row = rows.get(MemberRow, known.peer)
     if set(known.roles) - set(row.roles if row else ()):
         yield Admit(peer=known.peer, roles=known.roles, name=known.name, by=BY)
+    before = row.marks if row else {}
+    marks = {label: mark for label, mark in known.marks.items() if before.get(label, NEVER)[:3] < mark[:3]}
+    if marks:
+        yield Label(peer=known.peer, labels={label: mark[3] for label, mark in marks.items()}, by=BY)
     if known.removed and not (row and row.removed):
         cutoffs = {feed: seq for feed, seq in heads.items() if feed.split("/")[1] == known.peer}
         yield Remove(peer=known.peer, cutoffs=cutoffs, by=BY)
@@ -52,9 +58,12 @@ def _key(known: KeyRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
 
 
 def _standing(known: StandingRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
-    row = rows.get(StandingRow, known.owner)
-    if row is None or (row.epoch, not row.active) < (known.epoch, not known.active):
+    row = rows.get(StandingRow, known.owner) or StandingRow(owner=known.owner)
+    if (row.epoch, not row.active) < (known.epoch, not known.active):
         yield OwnerStanding(owner=known.owner, epoch=known.epoch, active=known.active, by=BY)
+    newer = [name for name, at in known.limits_at.items() if row.limits_at.get(name, NEVER) < at]
+    if newer:
+        yield OwnerLimits(owner=known.owner, limits={name: getattr(known.limits, name) for name in newer}, by=BY)
 
 
 def _account(known: AccountRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:

@@ -26,7 +26,7 @@ from covey.store.rows import (
 R = TypeVar("R", bound=msgspec.Struct)
 
 VIEW_KEY = b"m/view"
-VIEW_VERSION = 3
+VIEW_VERSION = 4
 """Of the rules in `covey.store.merge` and the rows' form: a store whose view is older is made anew from its entries."""
 
 

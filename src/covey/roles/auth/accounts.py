@@ -1,4 +1,4 @@
-"""Accounts as administrators see them: adding, listing, enabling and disabling, renaming, resetting a password."""
+"""Accounts as administrators see them: adding, listing, enabling and disabling, renaming, limits, a new password."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,17 +12,27 @@ from covey.contracts.auth import (
     Account,
     AccountRole,
     AddUser,
+    LimitUser,
     ListUsers,
     RenameUser,
     ResetPassword,
     SetStanding,
 )
 from covey.contracts.auth import Accounts as AccountList
-from covey.contracts.feeds import AccountApprove, AccountCreate, AccountRename, Op, OwnerStanding, PasswordSet
+from covey.contracts.feeds import (
+    AccountApprove,
+    AccountCreate,
+    AccountRename,
+    Op,
+    OwnerLimits,
+    OwnerStanding,
+    PasswordSet,
+)
 from covey.contracts.keys import base62
 from covey.errors import CallError
 from covey.roles.auth import people
 from covey.roles.auth.credentials import Person, administrator, who
+from covey.roles.auth.key_rules import check_limits
 from covey.roles.auth.realm import Realm, taking_turns
 from covey.roles.auth.strength import check_password
 from covey.store.feeds import Receipt
@@ -50,7 +60,7 @@ def new_account(
 
 
 class Accounts:
-    """Serves ADD_USER, LIST_USERS, SET_STANDING, RENAME_USER and RESET_PASSWORD."""
+    """Serves ADD_USER, LIST_USERS, SET_STANDING, RENAME_USER, LIMIT_USER and RESET_PASSWORD."""
 
     def __init__(self, realm: Realm) -> None:
         self._realm = realm
@@ -58,7 +68,7 @@ class Accounts:
         self._counted_at = float("-inf")
 
     def _administrator(
-        self, view: View, caller: Caller, request: AddUser | ListUsers | SetStanding | ResetPassword
+        self, view: View, caller: Caller, request: AddUser | ListUsers | SetStanding | LimitUser | ResetPassword
     ) -> Person:
         return administrator(view, caller, request.actor, self._realm.clock.now())
 
@@ -135,6 +145,21 @@ class Accounts:
         if not person.admin and (person.key is not None or request.user not in ("", person.account)):
             raise CallError("forbidden", "Only an administrator may rename somebody else.", param="user")
         return people.find(view, request.user or person.account)
+
+    async def limit_user(self, caller: Caller, request: LimitUser) -> Account:
+        """Serve LIMIT_USER."""
+        realm = self._realm
+        self._administrator(realm.view, caller, request)
+        check_limits(request.limits)
+        account_id = people.find(realm.view, request.user).id
+
+        def decide(view: View) -> Sequence[Op]:
+            person = self._administrator(view, caller, request)
+            now = standing(view, account_id).limits
+            changes = {name: value for name, value in request.limits.items() if getattr(now, name) != value}
+            return [OwnerLimits(owner=account_id, limits=changes, by=person.by)] if changes else []
+
+        return self._changed(account_id, await realm.feeds.append(decide))
 
     async def reset_password(self, caller: Caller, request: ResetPassword) -> Account:
         """Serve RESET_PASSWORD."""

@@ -11,7 +11,9 @@ from covey.contracts.feeds import (
     InvitationUse,
     KeyCreate,
     KeyRevoke,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
@@ -19,7 +21,9 @@ from covey.contracts.feeds import (
     SessionEnd,
     SessionStart,
 )
+from covey.contracts.limits import WORDS, told
 from covey.roles.auth import people
+from covey.store.key_check import restrictions
 from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, SessionRow
 from covey.store.view import View
 
@@ -37,7 +41,7 @@ class Said:
 def said(view: View, op: Op) -> Said:
     """What an operation says. The names are those of now."""
     match op:
-        case Admit() | Remove() | Rename():
+        case Admit() | Remove() | Rename() | Label():
             return _of_members(view, op)
         case KeyCreate() | KeyRevoke():
             return _of_keys(view, op)
@@ -58,7 +62,7 @@ def by_name(view: View, by: str) -> str:
     return f"invitation {by}" if view.get(InvitationRow, by) is not None else by
 
 
-def _of_members(view: View, op: Admit | Remove | Rename) -> Said:
+def _of_members(view: View, op: Admit | Remove | Rename | Label) -> Said:
     row = view.get(MemberRow, op.peer)
     name = row.name if row is not None and row.name else op.peer
     match op:
@@ -68,6 +72,8 @@ def _of_members(view: View, op: Admit | Remove | Rename) -> Said:
             what = f"The machine {name} was removed."
         case Rename():
             what = f"A machine was named {op.name}."
+        case Label():
+            what = f"The machine {name} {_labelled(op)}."
     return Said(what, op.by, op.peer, name)
 
 
@@ -80,13 +86,29 @@ def _of_keys(view: View, op: KeyCreate | KeyRevoke) -> Said:
     if isinstance(op, KeyRevoke):
         return Said(f"The key “{name}” of {owner} was revoked.", op.by, op.id, name)
     kind = "An administrator's key" if op.admin else "A key"
-    return Said(f"{kind} “{name}” was made for {owner}.", op.by, op.id, name)
+    held = [*told(op.limits), *restricted(op)]
+    return Said(f"{kind} “{name}” was made for {owner}{': ' * bool(held)}{', '.join(held)}.", op.by, op.id, name)
+
+
+def restricted(created: KeyCreate) -> list[str]:
+    """What a key is held to, beyond limits: `["models a and b"]`."""
+    node_labels, routes = restrictions(created)
+    held = {"models": created.models, "machines labelled": node_labels, "routes": routes}
+    return [f"{what} {' and '.join(values)}" for what, values in held.items() if values]
+
+
+def _labelled(op: Label) -> str:
+    """`was labelled gpu and is labelled old no more`."""
+    given = [label for label, has in sorted(op.labels.items()) if has]
+    taken = [label for label, has in sorted(op.labels.items()) if not has]
+    said = [f"was labelled {', '.join(given)}"] if given else []
+    return " and ".join([*said, f"is labelled {', '.join(taken)} no more"] if taken else said)
 
 
 def _of_people(
-    view: View, op: AccountCreate | AccountRename | AccountApprove | PasswordSet | OwnerStanding | Op
+    view: View, op: AccountCreate | AccountRename | AccountApprove | PasswordSet | OwnerStanding | OwnerLimits | Op
 ) -> Said:
-    subject = op.owner if isinstance(op, OwnerStanding) else getattr(op, "id", "")
+    subject = op.owner if isinstance(op, OwnerStanding | OwnerLimits) else getattr(op, "id", "")
     name = account_name(view, subject)
     row = view.get(AccountRow, subject)
     match op:
@@ -108,9 +130,15 @@ def _of_people(
             what = f"{name} may log in, and their keys work."
         case OwnerStanding():
             what = f"{name} was disabled."
+        case OwnerLimits():
+            what = f"The limits of {name}, over all keys, were set: {', '.join(_limits(op))}."
         case _:
             raise AssertionError(op)
     return Said(what, op.by, subject, name)
+
+
+def _limits(op: OwnerLimits) -> list[str]:
+    return [f"{'no limit of' if value is None else f'{value:,}'} {WORDS[name]}" for name, value in op.limits.items()]
 
 
 def _of_invitations(view: View, op: InvitationCreate | InvitationUse) -> Said:

@@ -24,11 +24,11 @@ from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.auth import people
 from covey.roles.auth.credentials import Person, bad_session, judge_session, read_key, who
-from covey.roles.auth.key_rules import asked_scope, child_scope
+from covey.roles.auth.key_rules import asked_scope, child_scope, creation
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.realm import Realm, taking_turns
-from covey.store.key_check import KEY_AUTHOR, identity_of_key, key_state
-from covey.store.rows import AccountRow, KeyRow, StandingRow
+from covey.store.key_check import KEY_AUTHOR, identity_of_key, key_state, restrictions, standing
+from covey.store.rows import AccountRow, KeyRow
 from covey.store.view import View
 
 USED_KEYS_MAX = 10_000
@@ -56,12 +56,16 @@ class Keys:
         if actor.session and actor.key:
             raise CallError("invalid", "Act with a session or with a key, not with both.", param="actor")
         if actor.key:
-            return identity_of_key(*read_key(view, actor.key, now))
+            return identity_of_key(view, *read_key(view, actor.key, now))
         row, account = judge_session(view, actor.session, now)
         if row.started is None:
             raise bad_session()
         return Identity(
-            key_id=f"session:{account.id}", owner=account.id, role=account.role, expires_at=row.started.expires_at
+            key_id=f"session:{account.id}",
+            owner=account.id,
+            role=account.role,
+            expires_at=row.started.expires_at,
+            owner_limits=standing(view, account.id).limits,
         )
 
     async def create_key(self, caller: Caller, request: CreateKey) -> NewKey:
@@ -96,7 +100,7 @@ class Keys:
                 by=person.by,
                 admin=scope.admin,
             )
-            return [*_operators_standing(view, owner), created]
+            return [*_operators_standing(view, owner), creation(scope, created)]
 
         receipt = await realm.feeds.append(decide)
         return NewKey(minted.key_id, minted.text, realm.holders.names(receipt))
@@ -157,6 +161,7 @@ class Keys:
         if created is None:
             raise AssertionError(row.id)
         owner = view.get(AccountRow, created.owner)
+        node_labels, routes = restrictions(created)
         return KeyInfo(
             id=row.id,
             prefix=created.prefix,
@@ -170,6 +175,8 @@ class Keys:
             expires_at=created.expires_at,
             last_used_at=self._usage.last_used_at(row.id),
             admin=created.admin,
+            node_labels=node_labels,
+            routes=routes,
         )
 
 
@@ -204,6 +211,6 @@ def _check_admin_key(view: View, person: Person, owner: str) -> None:
 
 def _operators_standing(view: View, owner: str) -> list[Op]:
     """The operator has no account, and stands from their first key on."""
-    if owner != people.OPERATOR or view.get(StandingRow, owner) is not None:
+    if owner != people.OPERATOR or standing(view, owner).epoch:
         return []
     return [OwnerStanding(owner=owner, epoch=1, active=True, by=people.OPERATOR)]

@@ -1,4 +1,4 @@
-"""The machines of the network: finding them by name, naming, renaming and removing them."""
+"""The machines of the network: finding them by name, naming, renaming, labelling and removing them."""
 
 import logging
 import re
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from covey.bus.caller import Caller
-from covey.contracts.feeds import Admit, Op, Remove, Rename
+from covey.contracts.feeds import Admit, Label, Op, Remove, Rename
 from covey.contracts.membership import (
+    NODE_LABELS_MAX,
     NODE_NAME_PATTERN,
+    LabelNode,
     ListMinted,
     Member,
     Minted,
@@ -19,6 +21,7 @@ from covey.contracts.membership import (
 )
 from covey.errors import CallError
 from covey.roles.auth.credentials import administrator
+from covey.roles.auth.key_rules import check_label
 from covey.roles.auth.minted import minted_by, revocations
 from covey.roles.auth.realm import Realm
 from covey.roles.auth.role_names import checked_roles
@@ -44,7 +47,7 @@ _PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 
 
 class Nodes:
-    """Serves REMOVE_NODE, PROMOTE_NODE, RENAME_NODE and LIST_MINTED.
+    """Serves REMOVE_NODE, PROMOTE_NODE, RENAME_NODE, LABEL_NODE and LIST_MINTED.
 
     Args:
         realm: what the auth role's parts share.
@@ -68,7 +71,7 @@ class Nodes:
             view = View(reader)
             person = administrator(view, caller, request.actor, realm.clock.now())
             row = find(view, request.node)
-            gone = Member(peer=row.peer, name=row.name, roles=row.roles, removed=True)
+            gone = Member(peer=row.peer, name=row.name, roles=row.roles, removed=True, labels=row.labels)
             if row.removed:
                 return Decision((), gone)
             self._check_removable(view, row)
@@ -144,10 +147,27 @@ class Nodes:
         receipt = await realm.feeds.append(decide)
         return self._changed(peer, receipt)
 
+    async def label_node(self, caller: Caller, request: LabelNode) -> Member:
+        """Serve LABEL_NODE."""
+        realm = self._realm
+        administrator(realm.view, caller, request.actor, realm.clock.now())
+        for param, asked in (("add", request.add), ("remove", request.remove)):
+            for label in asked:
+                check_label(label, param)
+        if both := set(request.add) & set(request.remove):
+            raise CallError("invalid", f"Give or take {min(both)}, not both.", param="add")
+        peer = find(realm.view, request.node).peer
+
+        def decide(view: View) -> Sequence[Op]:
+            person = administrator(view, caller, request.actor, realm.clock.now())
+            return labelling(find(view, peer), request.add, request.remove, person.by)
+
+        return self._changed(peer, await realm.feeds.append(decide))
+
     def _changed(self, peer: str, receipt: Receipt[None]) -> Member:
         """The answer to a change of a machine: what it is now, and who has it."""
         row, held_by = find(self._realm.view, peer), self._realm.holders.names(receipt)
-        return Member(peer=row.peer, name=row.name, roles=row.roles, removed=row.removed, held_by=held_by)
+        return Member(row.peer, row.name, row.roles, removed=row.removed, held_by=held_by, labels=row.labels)
 
 
 def find(view: View, node: str) -> MemberRow:
@@ -181,6 +201,22 @@ def promotion(row: MemberRow, roles: Sequence[str], by: str) -> list[Op]:
         raise CallError("conflict", f"{row.name} was removed.", reason="removed", param="node")
     wanted = tuple(sorted({*row.roles, *roles}))
     return [] if wanted == tuple(sorted(row.roles)) else [Admit(peer=row.peer, roles=wanted, name=row.name, by=by)]
+
+
+def labelling(row: MemberRow, add: Sequence[str], remove: Sequence[str], by: str) -> list[Op]:
+    """What gives a member labels and takes others; nothing where it is as it shall be.
+
+    Raises:
+        CallError: `conflict`: it was removed, or would have too many.
+    """
+    if row.removed:
+        raise CallError("conflict", f"{row.name} was removed.", reason="removed", param="node")
+    has, wanted = set(row.labels), (set(row.labels) | set(add)) - set(remove)
+    if len(wanted) > NODE_LABELS_MAX:
+        message = f"A node has at most {NODE_LABELS_MAX} labels: take some away first."
+        raise CallError("conflict", message, reason="labels_max", param="add")
+    changes = {label: label in wanted for label in sorted(has ^ wanted)}
+    return [Label(peer=row.peer, labels=changes, by=by)] if changes else []
 
 
 def names(view: View, *, but: str = "") -> set[str]:

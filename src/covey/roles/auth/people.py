@@ -107,6 +107,7 @@ def shown(view: View, row: AccountRow) -> Account:
         state=state(view, row),
         created_at=created_at,
         name_lost=has_lost_name(view, row),
+        limits=standing(view, row.id).limits,
     )
 
 

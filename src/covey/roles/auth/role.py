@@ -135,6 +135,7 @@ def _serve(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
     bus.serve(auth.LIST_USERS, accounts.list_users)
     bus.serve(auth.SET_STANDING, accounts.set_standing)
     bus.serve(auth.RENAME_USER, accounts.rename_user)
+    bus.serve(auth.LIMIT_USER, accounts.limit_user)
     bus.serve(auth.RESET_PASSWORD, accounts.reset_password)
     bus.serve(audit.AUDIT, Auditing(realm).audit)
 
@@ -151,6 +152,7 @@ def _serve_membership(parts: Parts, realm: Realm) -> None:
     bus.serve(membership.PROMOTE_NODE, nodes.promote_node)
     bus.serve(membership.LIST_MINTED, nodes.list_minted)
     bus.serve(membership.RENAME_NODE, nodes.rename_node)
+    bus.serve(membership.LABEL_NODE, nodes.label_node)
     parts.cluster.serve_joins(Admission(realm, book, parts.cluster, Pace()).welcome)
 
 
