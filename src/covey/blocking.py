@@ -19,7 +19,7 @@ import trio
 from covey.bus.background import open_background
 from covey.client import Answer, Chunks, Client, Conversation
 from covey.config import Config
-from covey.contracts.auth import NewKey
+from covey.contracts.auth import KeyLimits, NewKey
 from covey.contracts.cluster import NODE_STATUS, NodeStatus
 from covey.contracts.gateway import ModelSummary
 from covey.contracts.inference import Finish, Sampling, Usage
@@ -157,6 +157,9 @@ class ThreadedNode:
         models: tuple[str, ...] = (),
         expires_seconds: int | None = None,
         requests_per_minute: int | None = None,
+        limits: KeyLimits | None = None,
+        node_labels: tuple[str, ...] = (),
+        routes: tuple[str, ...] = (),
     ) -> NewKey:
         """As `Client.create_key`."""
         return self.run(
@@ -166,6 +169,9 @@ class ThreadedNode:
                 models=models,
                 expires_seconds=expires_seconds,
                 requests_per_minute=requests_per_minute,
+                limits=limits,
+                node_labels=node_labels,
+                routes=routes,
             )
         )
 

@@ -126,8 +126,17 @@ class Client:
         models: tuple[str, ...] = (),
         expires_seconds: int | None = None,
         requests_per_minute: int | None = None,
+        limits: KeyLimits | None = None,
+        node_labels: tuple[str, ...] = (),
+        routes: tuple[str, ...] = (),
     ) -> NewKey:
-        """An API key for a person."""
+        """An API key for a person. `limits` are more than `requests_per_minute` alone: give one of the two.
+
+        Raises:
+            CallError: `invalid`, `forbidden`, `conflict`, ...; `ValueError` for both.
+        """
+        if limits is not None and requests_per_minute is not None:
+            raise ValueError("Give requests_per_minute within limits.")
         return await self.bus.call(
             CREATE_KEY,
             CreateKey(
@@ -136,7 +145,9 @@ class Client:
                 label=label,
                 models=models,
                 expires_seconds=expires_seconds,
-                limits=KeyLimits(requests_per_minute=requests_per_minute),
+                limits=limits or KeyLimits(requests_per_minute=requests_per_minute),
+                node_labels=node_labels,
+                routes=routes,
             ),
         )
 

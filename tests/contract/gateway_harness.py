@@ -58,10 +58,13 @@ class Auth:
         self.verified = 0
 
     def key(self, **fields: Any) -> str:
-        made: MintedKey = mint(secrets.token_bytes(MINT_BYTES))
+        made = mint(secrets.token_bytes(MINT_BYTES))
+        self.know(made, **fields)
+        return made.text
+
+    def know(self, made: MintedKey, **fields: Any) -> None:
         limits = KeyLimits(fields.pop("requests_per_minute", None))
         self._identities[made.key_id] = made.digest, Identity(made.key_id, "ada", limits=limits, **fields)
-        return made.text
 
     def revoke(self, key: str) -> None:
         parsed = parse(key)

@@ -6,12 +6,13 @@ import click
 
 from covey.cli.asking import ask_node, on_behalf
 from covey.cli.changing import change, say_spread
+from covey.cli.limits import chosen_limits, limit_options, limits_told
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration
 from covey.cli.verbs import Settings, Verbs, json_option
 
 if TYPE_CHECKING:
-    from covey.contracts.auth import KeyInfo
+    from covey.contracts.auth import KeyInfo, LimitName
 
 
 @click.group("keys", cls=Verbs)
@@ -24,7 +25,13 @@ def keys() -> None:
 @click.option("--label", default="", metavar="L", help="What it is for.")
 @click.option("--model", "models", multiple=True, metavar="M", help="Only this model; give it once for each. [all]")
 @click.option("--expires", type=duration, metavar="TIME", help="30d, 12h, 45m. [never]")
-@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="[no limit]")
+@limit_options(removable=False)
+@click.option(
+    "--nodes", "node_labels", multiple=True, metavar="LABEL", help="Only machines with it; give it once for each. [all]"
+)
+@click.option(
+    "--route", "routes", multiple=True, metavar="PATH", help="Only /v1/models, or all of '/v1/*'; once for each. [all]"
+)
 @click.option("--admin", is_flag=True, help="May act for an administrator as such.")
 @json_option
 @click.pass_obj
@@ -36,20 +43,29 @@ def create(
     models: tuple[str, ...],
     expires: int | None,
     requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    concurrency: int | None,
+    budgets: "tuple[tuple[LimitName, int], ...]",
+    node_labels: tuple[str, ...],
+    routes: tuple[str, ...],
     admin: bool,
     as_json: bool,
 ) -> None:
     """Make a key. It is printed once, alone on standard output."""
-    from covey.contracts.auth import CREATE_KEY, CreateKey, KeyLimits
+    from covey.contracts.auth import CREATE_KEY, CreateKey
+    from covey.contracts.limits import limits_of
 
+    limits = chosen_limits(requests_per_minute, tokens_per_minute, concurrency, budgets)
     request = CreateKey(
         on_behalf(),
         user=user,
         label=label,
         models=models,
         expires_seconds=expires,
-        limits=KeyLimits(requests_per_minute=requests_per_minute),
+        limits=limits_of(limits),
         admin=admin,
+        node_labels=node_labels,
+        routes=routes,
     )
     changed = change(settings, CREATE_KEY, request)
     made = changed.answer
@@ -114,8 +130,10 @@ def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
 
 def _scope(key: "KeyInfo") -> str:
     parts = [", ".join(key.models) or "all models"]
-    if key.limits.requests_per_minute is not None:
-        parts.append(f"{key.limits.requests_per_minute}/min")
+    parts.extend(limits_told(key.limits))
+    if key.node_labels:
+        parts.append(f"on {', '.join(key.node_labels)}")
+    parts.extend(key.routes)
     if key.admin:
         parts.append("administer")
     return "; ".join(parts)

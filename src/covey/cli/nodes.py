@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group("nodes", cls=Verbs)
 def nodes() -> None:
-    """List, rename, promote, drain and remove the machines of the network."""
+    """List, rename, label, promote, drain and remove the machines of the network."""
 
 
 @nodes.command("list")
@@ -32,7 +32,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
         print_json(as_rows(own, links, live))
         return
     print_table(
-        ["node", "roles", "state", "link", "round trip", "came up again", "in", "out", "version", "peer id"],
+        ["node", "roles", "labels", "state", "link", "round trip", "came up again", "in", "out", "version", "peer id"],
         [_own_line(own, links), *(_line(link, live.get(link.peer)) for link in links.links)],
         empty="",
     )
@@ -169,6 +169,30 @@ def rename(settings: Settings, name: str, new: str, *, as_json: bool) -> None:
     changed.say_who_has_it()
 
 
+@nodes.command("label")
+@click.argument("name")
+@click.argument("labels", nargs=-1, metavar="[LABEL]...")
+@click.option("--remove", "gone", multiple=True, metavar="LABEL", help="Take it away; give it once for each.")
+@json_option
+@click.pass_obj
+def label(settings: Settings, name: str, *, labels: tuple[str, ...], gone: tuple[str, ...], as_json: bool) -> None:
+    """Give a machine labels, or take some away.
+
+    A key made with --nodes LABEL is answered by machines with that label alone. No machine claims one by itself.
+    """
+    from covey.contracts.membership import LABEL_NODE, LabelNode
+
+    if not labels and not gone:
+        raise click.UsageError("Say which labels: covey nodes label NAME gpu, or --remove gpu")
+    changed = change(settings, LABEL_NODE, LabelNode(on_behalf(), name, labels, gone))
+    if as_json:
+        print_json(changed.answer)
+        return
+    now = ", ".join(changed.answer.labels)
+    click.echo(f"{changed.answer.name} is labelled {now}." if now else f"{changed.answer.name} has no labels now.")
+    changed.say_who_has_it()
+
+
 @nodes.command("drain")
 @click.argument("name")
 @click.option("--undo", is_flag=True, help="Take work again.")
@@ -202,11 +226,11 @@ def as_rows(own: "NodeStatus", links: "LinkList", live: "dict[str, NodeStatus]")
     """One object for each machine, this one first."""
     import msgspec
 
-    first = {"name": own.name, "peer": own.peer_id, "roles": own.roles, "state": _state(own), "version": own.version}
-    rows: list[dict[str, Any]] = [first]
+    first: dict[str, Any] = {"name": own.name, "peer": own.peer_id, "roles": own.roles, "labels": links.labels}
+    rows = [first | {"state": _state(own), "version": own.version}]
     for link in links.links:
         status = live.get(link.peer)
-        described: dict[str, Any] = {"name": link.name, "peer": link.peer, "roles": link.roles}
+        described: dict[str, Any] = {"name": link.name, "peer": link.peer, "roles": link.roles, "labels": link.labels}
         described["state"] = _state(status, link)
         if status is not None:
             described |= {"roles": status.roles, "version": status.version}
@@ -224,7 +248,8 @@ def _state(status: "NodeStatus | None", link: "LinkStatus | None" = None) -> str
 
 def _own_line(own: "NodeStatus", links: "LinkList") -> tuple[object, ...]:
     state = f"{_state(own)} for {span(own.uptime_seconds)}"
-    return (own.name, ", ".join(own.roles or links.roles), state, "this node", "", "", "", "", own.version, own.peer_id)
+    roles, labels = ", ".join(own.roles or links.roles), ", ".join(links.labels)
+    return (own.name, roles, labels, state, "this node", "", "", "", "", own.version, own.peer_id)
 
 
 def _line(link: "LinkStatus", status: "NodeStatus | None") -> tuple[object, ...]:
@@ -236,6 +261,7 @@ def _line(link: "LinkStatus", status: "NodeStatus | None") -> tuple[object, ...]
     return (
         link.name,
         ", ".join(status.roles if status else link.roles),
+        ", ".join(link.labels),
         state,
         link.path,
         "" if link.rtt_seconds is None else f"{link.rtt_seconds * 1000:.1f} ms",

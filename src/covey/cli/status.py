@@ -26,7 +26,7 @@ def status(settings: Settings, *, as_json: bool) -> None:
     node, links, live, models, feeds = ask_node(settings, _status)
     if as_json:
         network = {"nodes": as_rows(node, links, live), "removed": links.removed, "replication": feeds}
-        print_json({**_as_json(node, models), **network})
+        print_json({**_as_json(node, models), "labels": links.labels, **network})
         return
     state = "draining" if node.draining else f"running for {span(node.uptime_seconds)}"
     print_pairs(
@@ -34,6 +34,7 @@ def status(settings: Settings, *, as_json: bool) -> None:
             ("node", f"{node.name} ({state})"),
             ("peer id", node.peer_id),
             ("roles", ", ".join(node.roles)),
+            *([("labels", ", ".join(links.labels))] if links.labels else []),
             ("address", "\n".join(node.urls) or "none"),
             ("models", "\n".join(_model_line(model) for model in models) or "none"),
             ("network", _network(links, live)),
@@ -67,6 +68,8 @@ def _network(links: "LinkList", live: "dict[str, NodeStatus]") -> str:
 
 def _link_line(link: "LinkStatus", status: "NodeStatus | None") -> str:
     what = f"{link.name} ({', '.join(status.roles if status else link.roles)})"
+    if link.labels:
+        what += f" labelled {', '.join(link.labels)}"
     if link.path == "down":
         return f"{what}: down{f': {link.failure}' if link.failure else ''}"
     way = link.path if link.rtt_seconds is None else f"{link.path}, {link.rtt_seconds * 1000:.1f} ms"

@@ -6,13 +6,14 @@ import click
 
 from covey.cli.asking import ask_node, on_behalf
 from covey.cli.changing import Change, change, say_spread
+from covey.cli.limits import chosen_limits, limit_options, limits_told
 from covey.cli.output import moment, print_json, print_table
 from covey.cli.values import duration, read_secret
 from covey.cli.verbs import Settings, Verbs, json_option
 
 if TYPE_CHECKING:
     from covey.client import Client
-    from covey.contracts.auth import Account
+    from covey.contracts.auth import Account, LimitName
 
 password_option = click.option(
     "--password-file", metavar="FILE", help="Holds the password in its only line; - is standard input."
@@ -21,7 +22,7 @@ password_option = click.option(
 
 @click.group("users", cls=Verbs)
 def users() -> None:
-    """Add, invite, list, rename, approve and disable people."""
+    """Add, invite, list, rename, limit, approve and disable people."""
 
 
 @users.command("add")
@@ -52,8 +53,11 @@ def list_(settings: Settings, *, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["name", "role", "state", "since", "id"],
-        [(one.name, one.role, _state(one), moment(one.created_at), one.id) for one in found],
+        ["name", "role", "state", "since", "limits", "id"],
+        [
+            (one.name, one.role, _state(one), moment(one.created_at), "; ".join(limits_told(one.limits)), one.id)
+            for one in found
+        ],
         empty="There is nobody yet. Make the first administrator: covey users add NAME --admin",
     )
 
@@ -102,6 +106,36 @@ def rename(settings: Settings, name: str, new: str, *, as_json: bool) -> None:
 
     request = RenameUser(on_behalf(), new, name)
     _say(change(settings, RENAME_USER, request), f"{name} logs in as {{}} now.", as_json=as_json)
+
+
+@users.command("limit")
+@click.argument("name")
+@limit_options(removable=True)
+@json_option
+@click.pass_obj
+def limit(
+    settings: Settings,
+    name: str,
+    *,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    concurrency: int | None,
+    budgets: "tuple[tuple[LimitName, int], ...]",
+    as_json: bool,
+) -> None:
+    """Limit somebody, over all their keys and sessions together.
+
+    What is not named stays as it is; none takes a limit away.
+    """
+    from covey.contracts.auth import LIMIT_USER, LimitUser
+
+    limits = chosen_limits(requests_per_minute, tokens_per_minute, concurrency, budgets)
+    if not limits:
+        raise click.UsageError("Say which limit to set, or to take away with none: --requests-per-minute 60")
+    changed = change(settings, LIMIT_USER, LimitUser(on_behalf(), name, limits))
+    told = limits_told(changed.answer.limits)
+    sentence = f"The limits of {{}}, over all keys: {'; '.join(told)}." if told else "{} has no limits now."
+    _say(changed, sentence, as_json=as_json)
 
 
 @users.command("passwd")

@@ -33,6 +33,11 @@ def out_of_range(limits: Mapping[LimitName, int | None]) -> tuple[LimitName, str
     return None
 
 
+def limits_of(values: Mapping[LimitName, int | None]) -> KeyLimits:
+    """Those limits; what is not among them is none."""
+    return KeyLimits(**{str(name): value for name, value in values.items()})
+
+
 def named(limits: KeyLimits) -> dict[LimitName, int | None]:
     """By name, those that are none too."""
     values = asdict(limits)

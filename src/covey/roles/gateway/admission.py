@@ -6,6 +6,7 @@ import trio
 
 from covey.bus.bus import BusHandle
 from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, Actor, AuthorizeActor, Identity, KeyUsed, VerifyKey
+from covey.contracts.gateway import may_use_route
 from covey.contracts.keys import INVALID_KEY
 from covey.contracts.keys import parse as parse_key
 from covey.errors import CallError
@@ -75,12 +76,8 @@ def asked_key(text: str) -> VerifyKey:
 
 def check_route(identity: Identity, route: str) -> None:
     """Raise `forbidden` where the key may not use a path, as the table of routes names it."""
-    if identity.routes and not any(_covers(pattern, route) for pattern in identity.routes):
+    if not may_use_route(identity.routes, route):
         raise CallError("forbidden", f"This key may not use {route}.", reason="route_not_allowed")
-
-
-def _covers(pattern: str, route: str) -> bool:
-    return route.startswith(pattern[:-1]) if pattern.endswith("*") else route == pattern
 
 
 def check_model(identity: Identity, model: str) -> None:

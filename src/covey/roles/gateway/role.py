@@ -1,5 +1,6 @@
 """Opens the gateway: its HTTP application and its methods on the bus."""
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,12 +17,13 @@ from covey.contracts.gateway import Completion as CompletionRequest
 from covey.contracts.inference import ChatDelta
 from covey.contracts.method import Nothing
 from covey.roles.base import Parts, Role
-from covey.roles.gateway.admission import OPERATOR, Admission, asked_key
+from covey.roles.gateway.admission import OPERATOR, Admission, asked_key, check_route
 from covey.roles.gateway.books import Asked, Books
 from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.completions import Completions
 from covey.roles.gateway.limiting import Limiter
 from covey.roles.gateway.live import LiveRequests
+from covey.roles.gateway.loopback import read_loopback_key
 from covey.roles.gateway.patience import Patience, Patiences, Timeouts
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.routes import MOUNTS, Api
@@ -45,6 +47,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests_in_flight_max: int = 512
     ping_seconds: float = 10.0
     key_use_report_seconds: float = 30.0
+    loopback_key_file: str = ""
+    loopback_key_env: str = ""
     node_header: bool = False
     usage_records_days: float = 30.0
     usage_days: float = 400.0
@@ -75,6 +79,7 @@ class Gateway:
         key = asked_key(request.actor.key) if request.actor.key else None
         with self._requests.watch(key) as live:
             identity = await self._identify(caller, request.actor)
+            check_route(identity, "/v1/chat/completions")
             live.belongs_to(identity.owner)
             asked = Asked(identity, COMPLETE.name, live, trio.current_time())
             async with self._completions.open(asked, (request.chat,), {}) as answers:
@@ -85,7 +90,9 @@ class Gateway:
 
     async def list_models(self, caller: Caller, request: ListModels) -> ModelSummaries:
         """Serve LIST_MODELS."""
-        return ModelSummaries(await self._fleet.summaries(await self._identify(caller, request.actor)))
+        identity = await self._identify(caller, request.actor)
+        check_route(identity, "/v1/models")
+        return ModelSummaries(await self._fleet.summaries(identity))
 
     async def stats(self, caller: Caller, request: Nothing) -> GatewayStats:
         """Serve STATS."""
@@ -100,8 +107,9 @@ class Gateway:
 @asynccontextmanager
 async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[None, None]:
     """Serve the API until the block is left; running requests have ended by then, or are cancelled."""
+    loopback_key = read_loopback_key(config.loopback_key_file, config.loopback_key_env, os.environ)
     tally = Tally()
-    fleet = Fleet(parts.bus, lambda peer: frozenset())
+    fleet = Fleet(parts.bus, parts.cluster.labels)
     admission = Admission(parts.bus, parts.clock)
     limiter = Limiter()
     usage = UsageBook(parts.store, parts.clock, config.usage_retention, flush_seconds=config.usage_flush_seconds)
@@ -131,7 +139,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
         ping_seconds=config.ping_seconds,
         name_of=parts.bus.name_of if config.node_header else None,
     )
-    api = Api(admission, answering, fleet, requests)
+    api = Api(admission, answering, fleet, requests, loopback_key)
     for prefix in MOUNTS:
         parts.http.mount(prefix, api)
     async with trio.open_nursery() as nursery:

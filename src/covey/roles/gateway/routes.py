@@ -14,6 +14,7 @@ from covey.roles.gateway.admission import Admission, asked_key, check_route
 from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.exchange import SHOWN_CHARS_MAX, Exchange
 from covey.roles.gateway.live import LiveRequests
+from covey.roles.gateway.loopback import loopback_credential
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.voice import OPENAI, Voice
 from covey.telemetry.access import note_caller, note_route
@@ -49,12 +50,16 @@ class Api:
         answering: answers chats and embeddings.
         fleet: knows the models.
         requests: the requests under way.
+        loopback_key: for programs of this machine that send none; "" for nobody.
     """
 
-    def __init__(self, admission: Admission, answering: Answering, fleet: Fleet, requests: LiveRequests) -> None:
+    def __init__(
+        self, admission: Admission, answering: Answering, fleet: Fleet, requests: LiveRequests, loopback_key: str = ""
+    ) -> None:
         self._admission = admission
         self._fleet = fleet
         self._requests = requests
+        self._loopback_key = loopback_key
         chat, embed = answering.chat, answering.embed
         self.routes = (
             Route("/v1/chat/completions", OPENAI, {"POST": partial(chat, parse=openai.parse_chat)}),
@@ -73,7 +78,7 @@ class Api:
         set_request_id(exchange.request_id)
         try:
             route = self._find(exchange)
-            key = asked_key(credential(scope))
+            key = asked_key(loopback_credential(scope, self._loopback_key) or credential(scope))
             with self._requests.watch(key) as exchange.live:
                 identity = await self._admission.identify(key)
                 note_caller(identity.key_id, identity.owner)
