@@ -138,7 +138,8 @@ def _of_people(
 
 
 def _limits(op: OwnerLimits) -> list[str]:
-    return [f"{'no limit of' if value is None else f'{value:,}'} {WORDS[name]}" for name, value in op.limits.items()]
+    values = {name: op.limits[name] for name in WORDS if name in op.limits}
+    return [f"{'no limit of' if value is None else f'{value:,}'} {WORDS[name]}" for name, value in values.items()]
 
 
 def _of_invitations(view: View, op: InvitationCreate | InvitationUse) -> Said:

@@ -107,9 +107,9 @@ def _routes(asked: Iterable[str]) -> tuple[str, ...]:
         raise CallError("invalid", message, param="routes")
     for route in routes:
         if not any(covers(route, known) for known in API_ROUTES):
-            wanted = "write it as docs/api.md does, or its beginning with a * at the end"
             nearest = suggestion(route[:80], API_ROUTES)
-            raise CallError("invalid", f"The API has no route {route[:80]!r}{nearest}: {wanted}.", param="routes")
+            message = f"The API has no route {route[:80]!r}{nearest}. All that begin alike: /v1/*"
+            raise CallError("invalid", message, param="routes")
     return routes
 
 
