@@ -33,8 +33,8 @@ MUTATIONS = (
         "a field that its last applied writer keeps",
         "src/covey/store/merge.py",
         "    if meta.stamp >= row.name_at:\n        row = replace(row, name=op.name, name_at=meta.stamp)\n"
-        "    return _changed(old, row)\n\n\ndef _key_create",
-        "    row = replace(row, name=op.name, name_at=meta.stamp)\n    return _changed(old, row)\n\n\ndef _key_create",
+        "    return _changed(old, row)\n\n\ndef _label",
+        "    row = replace(row, name=op.name, name_at=meta.stamp)\n    return _changed(old, row)\n\n\ndef _label",
         "tests/unit/test_merge.py",
     ),
     Mutation(

@@ -39,6 +39,7 @@ class FakeMachines:
     removed: str = ""
     invites: list[membership.InviteInfo] = field(default_factory=list)
     failures: dict[str, CallError] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
     """What administrators asked for, in order."""
 
@@ -71,7 +72,8 @@ class FakeMachines:
     async def list_links(self, _: Caller, __: Nothing) -> cluster.LinkList:
         if failure := self.failures.get(cluster.LINKS.name):
             raise failure
-        return cluster.LinkList(tuple(self.links), removed=self.removed)
+        links = tuple(replace(one, labels=self.labels.get(one.peer, ())) for one in self.links)
+        return cluster.LinkList(links, removed=self.removed, labels=self.labels.get(self.nodes[0].peer_id, ()))
 
     async def drain(self, _: Caller, wish: cluster.Drain) -> cluster.Drained:
         self._admit(cluster.DRAIN.name, wish)
@@ -111,6 +113,15 @@ class FakeMachines:
         self.links[:] = [replace(one, name=wish.name) if one.peer == peer else one for one in self.links]
         return membership.Member(peer, wish.name, ())
 
+    async def label(self, _: Caller, wish: membership.LabelNode) -> membership.Member:
+        self._admit(membership.LABEL_NODE.name, wish)
+        peer = self._find(wish.node)
+        for one in (*wish.add, *wish.remove):
+            if not re.fullmatch(membership.NODE_LABEL_PATTERN, one):
+                raise CallError("invalid", f"{one!r} is no label.", param="add")
+        self.labels[peer] = tuple(sorted({*self.labels.get(peer, ()), *wish.add} - set(wish.remove)))
+        return membership.Member(peer, wish.node, (), labels=self.labels[peer])
+
     async def remove(self, _: Caller, wish: membership.RemoveNode) -> membership.Member:
         self._admit(membership.REMOVE_NODE.name, wish)
         peer = self._find(wish.node)
@@ -132,4 +143,5 @@ class FakeMachines:
         bus.serve(membership.LIST_INVITES, self.list_invites)
         bus.serve(membership.REVOKE_INVITE, self.revoke)
         bus.serve(membership.RENAME_NODE, self.rename)
+        bus.serve(membership.LABEL_NODE, self.label)
         bus.serve(membership.REMOVE_NODE, self.remove)

@@ -11,8 +11,9 @@ import trio
 from msgspec.structs import replace
 from web_world import NOW, PASSWORD, ROOT, Browser, World, node, open_world
 
-from covey.contracts import auth, gateway
+from covey.contracts import auth, cluster, gateway
 from covey.contracts.audit import AuditRecord
+from covey.errors import CallError
 
 XSS = "<script>alert(1)</script>"
 
@@ -301,7 +302,7 @@ async def test_changing_the_password_begins_a_new_session(world: World, grace: B
 
 CHANGES = (
     "/logout", "/keys", "/keys/k1/revoke", "/users", "/users/invite", "/users/a1/standing", "/users/a1/password",
-    "/account/password", "/account/name", "/chat/stream",
+    "/users/a1/limits", "/nodes/12D3KooWbeta/labels", "/account/password", "/account/name", "/chat/stream",
     "/nodes/invite", "/nodes/invites/i1/revoke", "/nodes/12D3KooWbeta/rename",
     "/nodes/12D3KooWbeta/drain", "/nodes/12D3KooWbeta/remove",
 )  # fmt: skip
@@ -395,14 +396,60 @@ async def test_snippets_name_the_gateway_where_this_node_is_none(world: World, g
         ({"label": "x", "requests_per_minute": "-1"}, "Give a whole number"),
         ({"label": "x", "requests_per_minute": "٣"}, "Give a whole number"),
         ({"label": "x", "expires_days": "8"}, "one of the times"),
+        ({"label": "x", "tokens_per_day": "0"}, "Give a whole number from 1 to 1000000000000"),
+        ({"label": "x", "concurrency": "10001"}, "Give a whole number from 1 to 10000"),
+        ({"label": "x", "node_labels": [f"l{number}" for number in range(17)]}, "Tick up to 16 labels"),
     ],
 )
-async def test_a_key_with_a_slip_is_not_made(world: World, grace: Browser, form: dict[str, str], words: str) -> None:
+async def test_a_key_with_a_slip_is_not_made(
+    world: World, grace: Browser, form: dict[str, str | list[str]], words: str
+) -> None:
     await grace.get("/keys")
     page = await grace.post("/keys", form)
     assert page.status == 422
     assert words in page.text
     assert world.auth.keys == []
+
+
+async def test_a_key_with_limits_on_some_machines_and_paths(world: World, grace: Browser) -> None:
+    page = (await grace.get("/keys")).text
+    assert '<details class="more">' in page  # folded, and no script opens it
+    assert "Only machines with one of these labels" not in page  # there are none
+    world.machines.labels[world.nodes[0].peer_id] = ("gpu", "trusted")
+    assert 'name="node_labels" value="gpu"' in (await grace.get("/keys")).text
+    limits = {"requests_per_minute": "60", "tokens_per_minute": "", "concurrency": "2", "tokens_per_day": "10000",
+              "tokens_per_month": "30000000000000"}  # fmt: skip
+    page = (
+        await grace.post(
+            "/keys", {"label": "bench", "node_labels": ["gpu"], "routes": ["/v1/models", "/api/tags"], **limits}
+        )
+    ).text
+    made = world.auth.keys[0]
+    assert made.limits == auth.KeyLimits(
+        requests_per_minute=60, concurrency=2, tokens_per_day=10_000, tokens_per_month=30_000_000_000_000
+    )
+    assert (made.node_labels, made.routes) == (("gpu",), ("/v1/models", "/api/tags"))
+    assert "60 requests a minute · 2 requests at once · 10,000 tokens a day · 30,000,000,000,000 tokens a month" in page
+    assert "every model · on machines labelled gpu · /v1/models, /api/tags" in page
+
+
+async def test_a_slip_among_the_limits_opens_them_and_keeps_what_was_typed(world: World, grace: Browser) -> None:
+    world.machines.labels[world.nodes[0].peer_id] = ("gpu",)
+    fields = {"label": "x", "concurrency": "none", "tokens_per_day": "7", "node_labels": "gpu", "routes": "/v1/models"}
+    page = (await grace.post("/keys", fields)).text
+    assert '<details class="more" open>' in page
+    assert re.search(r'id="h-concurrency" class="wrong">Give a whole number', page)
+    assert 'name="tokens_per_day" type="number" value="7"' in page
+    assert 'value="gpu" checked' in page
+    assert 'value="/v1/models" checked' in page
+
+
+async def test_labels_to_choose_from_are_left_out_while_nobody_can_say(world: World, grace: Browser) -> None:
+    world.machines.labels[world.nodes[0].peer_id] = ("gpu",)
+    world.machines.failures[cluster.LINKS.name] = CallError("internal", "no")
+    page = await grace.get("/keys")
+    assert page.status == 200
+    assert "node_labels" not in page.text
 
 
 async def test_revoking_a_key(world: World, ada: Browser, grace: Browser) -> None:
@@ -460,8 +507,40 @@ async def test_adding_disabling_and_a_new_password(world: World, ada: Browser) -
     assert (await linus.log_in("linus", renewed[1])).status == 303
 
 
+async def test_limits_of_a_person(world: World, ada: Browser) -> None:
+    grace = world.auth.one("grace")
+    assert f'href="/users?limit={grace.id}"' in (await ada.get("/users")).text
+    form = (await ada.get(f"/users?limit={grace.id}")).text
+    assert "The limits of grace" in form
+    assert f'action="/users/{grace.id}/limits"' in form
+    sent = {"requests_per_minute": "60", "was_requests_per_minute": "", "tokens_per_day": "500"}
+    assert (await ada.post(f"/users/{grace.id}/limits", sent)).headers["Location"] == "/users"
+    assert world.auth.limited == [{"requests_per_minute": 60, "tokens_per_day": 500}]
+    page = (await ada.get("/users")).text
+    assert "The limits hold from now on" in page
+    assert "60 requests a minute · 500 tokens a day" in page
+    # One is taken away, and what another administrator changed meanwhile is left alone.
+    sent = {"was_requests_per_minute": "60", "tokens_per_day": "500", "was_tokens_per_day": "500"}
+    await ada.post(f"/users/{grace.id}/limits", sent)
+    assert world.auth.limited[1:] == [{"requests_per_minute": None}]
+    mine = Browser(world)
+    await mine.log_in("grace")
+    assert "Over all keys and the chat: 500 tokens a day." in (await mine.get("/account")).text
+
+
+async def test_limits_with_a_slip_are_not_set(world: World, ada: Browser) -> None:
+    grace = world.auth.one("grace")
+    page = await ada.post(f"/users/{grace.id}/limits", {"concurrency": "-1", "tokens_per_day": "5"})
+    assert page.status == 422
+    assert re.search(r'id="h-concurrency" class="wrong">Give a whole number from 1 to 10000', page.text)
+    assert 'name="tokens_per_day" type="number" value="5"' in page.text
+    assert (await ada.post("/users/nobody/limits", {"concurrency": "1"})).status == 422
+    assert (await ada.get("/users?limit=nobody")).status == 200
+    assert world.auth.limited == []
+
+
 async def test_a_person_cannot_do_what_administrators_do(world: World, grace: Browser) -> None:
-    for path in ("/users", "/users/invite", "/users/a1/standing", "/users/a1/password"):
+    for path in ("/users", "/users/invite", "/users/a1/standing", "/users/a1/password", "/users/a1/limits"):
         assert (await grace.post(path, {"name": "mallory", "active": "no"})).status == 403
     assert len(world.auth.accounts) == 2
 

@@ -83,8 +83,8 @@ async def test_every_member_is_there_with_how_it_is_and_the_link_to_it(world: Wo
             ],
             ["beta", "up 1 hour · 180 MB · 0.1.0", "direct · 4.2 ms there and back 12D3KooWbeta live", "Drain Remove"],
             ["gamma", "inference · web", "0.2.0", "through another member · 123.0 ms", "3 times", "draining", "Resume"],
-            ["delta", "It did not answer within 5 s. · lost and found again once", "away Rename Remove"],
-            ["epsilon", "direct 12D3KooWepsilon no answer Rename Remove"],
+            ["delta", "It did not answer within 5 s. · lost and found again once", "away Rename Label Remove"],
+            ["epsilon", "direct 12D3KooWepsilon no answer Rename Label Remove"],
             ["zeta", "no link yet", "away"],
         ),
         strict=True,
@@ -109,7 +109,7 @@ async def test_somebody_else_sees_the_overview_alone(world: World) -> None:
     assert "/nodes" not in overview
     for path in ("/nodes", "/nodes/live"):
         assert (await grace.get(path)).status == 403
-    for path in ("invite", "invites/i1/revoke", f"{BETA}/rename", f"{BETA}/drain", f"{BETA}/remove"):
+    for path in ("invite", "invites/i1/revoke", f"{BETA}/rename", f"{BETA}/labels", f"{BETA}/drain", f"{BETA}/remove"):
         assert (await grace.post(f"/nodes/{path}", {"roles": "inference", "name": "mine"})).status == 403
     assert world.machines.asked == []
 
@@ -221,11 +221,34 @@ async def test_renaming(world: World, ada: Browser) -> None:
     assert (await ada.get(f"/nodes?rename={XSS}")).status == 200
 
 
+async def test_labelling(world: World, ada: Browser) -> None:
+    world.machines.labels[BETA] = ("attic", "gpu")
+    form = (await ada.get(f"/nodes?label={BETA}")).text
+    assert f'action="/nodes/{BETA}/labels"' in form
+    assert 'value="attic gpu"' in form
+    refused = await ada.post(f"/nodes/{BETA}/labels", {"labels": f"gpu {XSS}", "was": "attic gpu"})
+    assert refused.status == 422
+    assert re.search(r'id="h-labels" class="wrong">[^<]* is no label', refused.text)
+    assert f'value="{escape(f"gpu {XSS}")}"' in refused.text
+    sent = {"labels": " GPU, trusted  cold ", "was": "attic gpu"}
+    assert (await ada.post(f"/nodes/{BETA}/labels", sent)).headers["Location"] == "/nodes"
+    wish = world.machines.asked[-1]
+    assert (wish.node, wish.add, wish.remove) == (BETA, ("cold", "trusted"), ("attic",))
+    page = (await ada.get("/nodes")).text
+    assert "The machine has its labels" in page
+    assert "labelled cold, gpu, trusted" in Rows(page).rows[1]
+    # Nothing that this form did not change: another administrator's labels stay.
+    asked = len(world.machines.asked)
+    await ada.post(f"/nodes/{BETA}/labels", {"labels": "gpu", "was": "gpu"})
+    assert len(world.machines.asked) == asked
+    assert (await ada.post("/nodes/nothing/labels", {"labels": "x"})).status == 422
+
+
 async def test_draining_and_working_again(world: World, ada: Browser) -> None:
     assert (await ada.post(f"/nodes/{BETA}/drain", {"undo": "no"})).headers["Location"] == "/nodes"
     page = (await ada.get("/nodes")).text
     assert "takes no new work" in page
-    assert "draining Rename Resume" in Rows(page).rows[1]
+    assert "draining Rename Label Resume" in Rows(page).rows[1]
     await ada.post(f"/nodes/{BETA}/drain", {"undo": "yes"})
     assert "takes work again" in (await ada.get("/nodes")).text
     asked = [(wish.node, wish.undo, wish.actor.session in world.auth.sessions) for wish in world.machines.asked]
@@ -279,7 +302,7 @@ async def test_what_machines_are_called_and_say_is_only_text(world: World, ada: 
     world.machines.invites.append(membership.InviteInfo(evil, evil, (evil,), 1, (use,), int(NOW) + 60, False))
     for failing in (None, cluster.NODES, cluster.LINKS, membership.LIST_INVITES):
         world.machines.failures = {failing.name: CallError("internal", evil)} if failing else {}
-        for path in ("/nodes", "/nodes/live", f"/nodes?rename={evil}"):
+        for path in ("/nodes", "/nodes/live", f"/nodes?rename={evil}", f"/nodes?label={evil}"):
             page = await ada.get(path)
             assert page.status == 200
             assert "alert(1)" in page.text

@@ -21,6 +21,7 @@ from covey.bus.caller import Caller
 from covey.contracts import auth, cluster, gateway
 from covey.contracts.audit import AUDIT, Audit, AuditPage, AuditRecord
 from covey.contracts.inference import ChatDelta, Usage
+from covey.contracts.limits import limits_of, named
 from covey.contracts.method import Nothing
 from covey.contracts.usage import USAGE, USAGE_RECORDS, AskUsage, UsageRecord, UsageRecords, UsageRow, UsageRows
 from covey.contracts.usage_sums import day_of, sums_of
@@ -81,6 +82,7 @@ class FakeAuth:
     not_held_by: tuple[str, ...] = ()
     records: list[AuditRecord] = field(default_factory=list)
     audits: list[Audit] = field(default_factory=list)
+    limited: list[dict[auth.LimitName, int | None]] = field(default_factory=list)
 
     def add(
         self, name: str, role: auth.AccountRole = "user", state: auth.AccountState = "active", password: str = PASSWORD
@@ -186,6 +188,14 @@ class FakeAuth:
         self.accounts[account.id] = replace(account, name=wish.name, name_lost=False)
         return self.accounts[account.id]
 
+    async def limit_user(self, _: Caller, wish: auth.LimitUser) -> auth.Account:
+        self.who(wish.actor.session, admin=True)
+        account = self.one(wish.user)
+        self.limited.append(dict(wish.limits))
+        account = replace(account, limits=limits_of({**named(account.limits), **wish.limits}))
+        self.accounts[account.id] = account
+        return account
+
     async def reset_password(self, _: Caller, wish: auth.ResetPassword) -> auth.Account:
         self.who(wish.actor.session, admin=True)
         account = self.one(wish.user)
@@ -204,7 +214,8 @@ class FakeAuth:
         number, now = f"k{len(self.keys) + 1}", int(self.clock.now())
         expires_at = now + wish.expires_seconds if wish.expires_seconds else None
         self.keys.insert(0, auth.KeyInfo(number, f"cvy_{number}_ab", owner.id, owner.name, wish.label, wish.models,
-                                         wish.limits, "active", now, expires_at, None))  # fmt: skip
+                                         wish.limits, "active", now, expires_at, None,
+                                         node_labels=wish.node_labels, routes=wish.routes))  # fmt: skip
         return auth.NewKey(number, f"cvy_{number}_{secrets.token_hex(16)}_abcdef")
 
     async def list_keys(self, _: Caller, wish: auth.ListKeys) -> auth.Keys:
@@ -235,7 +246,7 @@ class FakeAuth:
             (auth.LOG_OUT, self.log_out), (auth.WHO_AM_I, self.who_am_i), (auth.REGISTER, self.register),
             (auth.CHANGE_PASSWORD, self.change_password), (auth.ADD_USER, self.add_user),
             (auth.LIST_USERS, self.list_users), (auth.SET_STANDING, self.set_standing),
-            (auth.RESET_PASSWORD, self.reset_password),
+            (auth.RESET_PASSWORD, self.reset_password), (auth.LIMIT_USER, self.limit_user),
             (auth.RENAME_USER, self.rename_user), (auth.INVITE_PERSON, self.invite_person),
             (auth.CREATE_KEY, self.create_key), (auth.LIST_KEYS, self.list_keys), (auth.REVOKE_KEY, self.revoke_key),
         ):  # fmt: skip

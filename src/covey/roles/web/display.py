@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+from covey.contracts.auth import KeyLimits
+from covey.contracts.limits import told
+
 _UNITS = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 _MAGNITUDES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -57,6 +60,11 @@ def size(number: int) -> str:
     if number < 1_000_000_000:
         return f"{number / 1e6:.0f}\u202fMB"
     return f"{number / 1e9:.1f}\u202fGB"
+
+
+def limits(held: KeyLimits) -> str:
+    """The limits that there are: `60 requests a minute · 2 requests at once`; "" where there are none."""
+    return " · ".join(told(held))
 
 
 def percent(share: float) -> str:
@@ -121,4 +129,5 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "latency": latency,
     "size": size,
     "percent": percent,
+    "limits": limits,
 }

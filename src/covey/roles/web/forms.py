@@ -51,7 +51,7 @@ class Form:
         text = self.text(name)
         if not text:
             return None
-        if not (text.isascii() and text.isdigit() and len(text) <= 12 and lowest <= int(text) <= highest):
+        if not (text.isascii() and text.isdigit() and len(text) <= 15 and lowest <= int(text) <= highest):
             raise CallError("invalid", f"Give a whole number from {lowest} to {highest}, or nothing.", param=name)
         return int(text)
 

@@ -22,6 +22,7 @@ class Machine:
         removable: not this node, nor the last one that knows people and keys; auth decides for itself.
         status: what it says of itself; `None` where it says nothing.
         link: the link to it.
+        labels: what an administrator gave it.
     """
 
     peer: str
@@ -32,6 +33,7 @@ class Machine:
     removable: bool
     status: NodeStatus | None = None
     link: LinkStatus | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def round_trip(self) -> str:
@@ -55,7 +57,10 @@ def roster(nodes: NodeList, links: LinkList) -> tuple[Machine, ...]:
     if "auth" in (links.roles or own.roles):
         with_auth.append(own.peer_id)
     roles = own.roles or links.roles
-    found = [Machine(own.peer_id, own.name, roles, _state(own), here=True, removable=False, status=own)]
+    own_state = _state(own)
+    found = [
+        Machine(own.peer_id, own.name, roles, own_state, here=True, removable=False, status=own, labels=links.labels)
+    ]
     for link in links.links:
         status = live.get(link.peer)
         found.append(
@@ -68,6 +73,7 @@ def roster(nodes: NodeList, links: LinkList) -> tuple[Machine, ...]:
                 removable=with_auth != [link.peer],
                 status=status,
                 link=link,
+                labels=link.labels,
             )
         )
     return tuple(found)

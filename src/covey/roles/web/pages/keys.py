@@ -7,6 +7,7 @@ from quart import Blueprint, Response, request
 from covey.contracts.auth import (
     CREATE_KEY,
     KEY_MODELS_MAX,
+    KEY_NODE_LABELS_MAX,
     LABEL_CHARS_MAX,
     LIST_KEYS,
     REVOKE_KEY,
@@ -16,12 +17,13 @@ from covey.contracts.auth import (
     NewKey,
     RevokeKey,
 )
-from covey.contracts.cluster import NODES
-from covey.contracts.gateway import LIST_MODELS, ListModels, ModelSummary
+from covey.contracts.cluster import LINKS, NODES
+from covey.contracts.gateway import API_ROUTES, LIST_MODELS, ListModels, ModelSummary
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.web.context import Away, ask
 from covey.roles.web.forms import Form, form_page, read_form
+from covey.roles.web.limits import fields, is_about_limits, typed
 from covey.roles.web.pages.entry import to
 from covey.roles.web.sessions import revoked_notice, visitor
 
@@ -30,7 +32,6 @@ blueprint = Blueprint("keys", __name__)
 DAY_SECONDS = 86_400
 EXPIRIES = {"": "Never", "7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year"}
 """What the form offers: days, and their words."""
-REQUESTS_PER_MINUTE_MAX = 1_000_000
 
 
 @blueprint.get("/keys")
@@ -60,13 +61,18 @@ def _wish(form: Form) -> CreateKey:
         raise CallError("invalid", f"Tick up to {KEY_MODELS_MAX} models, or none for all of them.", param="models")
     if days not in EXPIRIES:
         raise CallError("invalid", "Choose one of the times offered.", param="expires_days")
-    per_minute = form.number("requests_per_minute", lowest=1, highest=REQUESTS_PER_MINUTE_MAX)
+    node_labels, routes = form.several("node_labels"), form.several("routes")
+    if len(node_labels) > KEY_NODE_LABELS_MAX:
+        wanted = f"Tick up to {KEY_NODE_LABELS_MAX} labels, or none for every machine."
+        raise CallError("invalid", wanted, param="node_labels")
     return CreateKey(
         visitor().actor,
         label=label,
         models=models,
         expires_seconds=int(days) * DAY_SECONDS if days else None,
-        limits=KeyLimits(requests_per_minute=per_minute),
+        limits=typed(form),
+        node_labels=node_labels,
+        routes=routes,
     )
 
 
@@ -87,7 +93,7 @@ async def _keys_page(
     made: NewKey | None = None,
     made_for: CreateKey | None = None,
 ) -> Response:
-    models = await known_models()
+    models, labels = await known_models(), await known_labels()
     listed = await ask(LIST_KEYS, ListKeys(visitor().actor, everyone))
     return await form_page(
         "keys.html",
@@ -98,6 +104,12 @@ async def _keys_page(
         expiries=EXPIRIES,
         form=form,
         ticked=form.several("models") if form is not None else (),
+        limit_fields=fields(KeyLimits(), form),
+        labels=labels,
+        ticked_labels=form.several("node_labels") if form is not None else (),
+        routes=API_ROUTES,
+        ticked_routes=form.several("routes") if form is not None else (),
+        held=form is not None and _is_held(form, problem),
         made=made,
         made_for=made_for,
         example_model=_example_model(made_for, models),
@@ -111,6 +123,22 @@ async def known_models() -> tuple[ModelSummary, ...]:
         return (await ask(LIST_MODELS, ListModels(visitor().actor))).models
     except Away:
         return ()
+
+
+async def known_labels() -> tuple[str, ...]:
+    """The labels that machines have, to choose from; none while nobody can say."""
+    try:
+        found = await ask(LINKS, Nothing())
+    except (Away, CallError):
+        return ()
+    return tuple(sorted({*found.labels, *(label for link in found.links for label in link.labels)}))
+
+
+def _is_held(form: Form, problem: CallError | None) -> bool:
+    """Whether the folded part of the form has something to show."""
+    about = problem is not None and problem.param in ("node_labels", "routes")
+    filled = any(field.value for field in fields(KeyLimits(), form))
+    return about or filled or is_about_limits(problem) or bool(form.several("node_labels") + form.several("routes"))
 
 
 def _example_model(made_for: CreateKey | None, models: tuple[ModelSummary, ...]) -> str:

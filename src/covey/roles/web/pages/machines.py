@@ -1,4 +1,4 @@
-"""The machines of the network, for administrators: how they are, and letting in, naming, draining and removing them."""
+"""The machines of the network, for administrators: how they are; letting in, naming, labelling, draining, removing."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from covey.contracts.cluster import DRAIN, LINKS, NODES, Drain, LinkList, NodeLi
 from covey.contracts.membership import (
     INVITE_NODE,
     INVITE_USES_MAX,
+    LABEL_NODE,
     LIST_INVITES,
     REMOVE_NODE,
     RENAME_NODE,
@@ -16,6 +17,7 @@ from covey.contracts.membership import (
     InviteInfo,
     InviteNode,
     Invites,
+    LabelNode,
     ListInvites,
     NodeInvite,
     RemoveNode,
@@ -27,6 +29,7 @@ from covey.errors import CallError
 from covey.roles.web.context import Away, ask, web
 from covey.roles.web.forms import Form, form_page, read_form
 from covey.roles.web.found import Found, find
+from covey.roles.web.limits import typed_labels
 from covey.roles.web.machines import Machine, roster
 from covey.roles.web.pages.entry import to
 from covey.roles.web.sessions import visitor
@@ -82,8 +85,8 @@ async def look() -> Network:
 
 @blueprint.get("/nodes")
 async def page() -> Response:
-    """The whole page; `?rename=PEER` with the form for that machine's name."""
-    return await _machines_page(rename=request.args.get("rename", ""))
+    """The whole page; `?rename=PEER` with the form for that machine's name, `?label=PEER` for its labels."""
+    return await _machines_page(rename=request.args.get("rename", ""), label=request.args.get("label", ""))
 
 
 @blueprint.get("/nodes/live")
@@ -135,6 +138,22 @@ async def rename(peer: str) -> Response:
     return to("/nodes", "machine_renamed")
 
 
+@blueprint.post("/nodes/<peer>/labels")
+async def label(peer: str) -> Response:
+    """Give a machine labels, and take others."""
+    form = await read_form()
+    try:
+        # What the form was shown with, so that it takes nothing that somebody else has given meanwhile.
+        wanted, before = set(typed_labels(form, "labels")), set(typed_labels(form, "was"))
+        add, gone = tuple(sorted(wanted - before)), tuple(sorted(before - wanted))
+        if add or gone:
+            await ask(LABEL_NODE, LabelNode(visitor().actor, peer, add, gone))
+    except CallError as error:
+        about = CallError(error.code, error.message, reason=error.reason, param="labels")
+        return await _machines_page(about, label=peer, labels=form.shown("labels"))
+    return to("/nodes", "machine_labelled")
+
+
 @blueprint.post("/nodes/<peer>/drain")
 async def drain(peer: str) -> Response:
     """Have a machine take no new work, or take work again."""
@@ -163,18 +182,22 @@ async def _machines_page(
     *,
     rename: str = "",
     name: str | None = None,
+    label: str = "",
+    labels: str | None = None,
     invite_form: Form | None = None,
     made: NodeInvite | None = None,
     made_for: InviteNode | None = None,
 ) -> Response:
     network = await look()
-    renamed = network.named(rename)
+    renamed, labelled = network.named(rename), network.named(label)
     return await form_page(
         "nodes.html",
         problem,
         network=network,
         renamed=renamed,
         name=renamed.name if renamed is not None and name is None else name,
+        labelled=labelled,
+        labels=" ".join(labelled.labels) if labelled is not None and labels is None else labels,
         roles=ROLES,
         expiries=EXPIRIES,
         uses_max=INVITE_USES_MAX,

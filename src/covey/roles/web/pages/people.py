@@ -1,4 +1,4 @@
-"""Accounts, for administrators: invite, add, approve, disable, enable, a new password."""
+"""Accounts, for administrators: invite, add, approve, disable, enable, limits, a new password."""
 
 import secrets
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from covey.contracts.auth import (
     ADD_USER,
     AUTH_STATE,
     INVITE_PERSON,
+    LIMIT_USER,
     LIST_USERS,
     RESET_PASSWORD,
     SET_STANDING,
     AccountRole,
     AddUser,
     InvitePerson,
+    LimitUser,
     ListUsers,
     ResetPassword,
     SetStanding,
@@ -23,6 +25,7 @@ from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.roles.web.context import ask
 from covey.roles.web.forms import Form, form_page, read_form
+from covey.roles.web.limits import changes, fields, is_about_limits
 from covey.roles.web.pages.entry import to
 from covey.roles.web.sessions import visitor
 
@@ -45,8 +48,8 @@ class Handover:
 
 @blueprint.get("/users")
 async def page() -> Response:
-    """The list."""
-    return await _people_page()
+    """The list; `?limit=ID` with the form for that account's limits."""
+    return await _people_page(limited=request.args.get("limit", ""))
 
 
 @blueprint.post("/users")
@@ -91,6 +94,17 @@ async def set_standing(account_id: str) -> Response:
     return to("/users", "user_enabled" if active else "user_disabled")
 
 
+@blueprint.post("/users/<account_id>/limits")
+async def limit(account_id: str) -> Response:
+    """Limit somebody, over all their keys and sessions."""
+    form = await read_form()
+    try:
+        await ask(LIMIT_USER, LimitUser(visitor().actor, account_id, changes(form)))
+    except CallError as error:
+        return await _people_page(error, limited=account_id, limit_form=form)
+    return to("/users", "user_limited")
+
+
 @blueprint.post("/users/<account_id>/password")
 async def reset_password(account_id: str) -> Response:
     """Set a new password, for the administrator to hand over."""
@@ -116,14 +130,24 @@ def _role(form: Form) -> AccountRole:
 
 
 async def _people_page(
-    problem: CallError | None = None, *, handover: Handover | None = None, name: str = "", opened: str = ""
+    problem: CallError | None = None,
+    *,
+    handover: Handover | None = None,
+    name: str = "",
+    opened: str = "",
+    limited: str = "",
+    limit_form: Form | None = None,
 ) -> Response:
     listed = await ask(LIST_USERS, ListUsers(visitor().actor))
     state = await ask(AUTH_STATE, Nothing())
     pending_first = sorted(listed.accounts, key=lambda account: (account.state != "pending", account.name))
+    one = next((account for account in listed.accounts if account.id == limited), None)
     return await form_page(
         "users.html",
         problem,
+        limited=one,
+        limit_fields=fields(one.limits, limit_form) if one is not None else (),
+        about_limits=is_about_limits(problem),
         accounts=pending_first,
         registration=state.registration,
         handover=handover,
