@@ -15,7 +15,7 @@ from covey.store.identity import Identity
 from covey.store.key_check import asked_id, identity_of_key, judge_key
 from covey.store.memory import MemoryStore
 from covey.store.merge import EntryMeta, apply
-from covey.store.rows import KeyRow, MemberRow
+from covey.store.rows import KeyRow, MemberRow, StandingRow
 from covey.store.view import View, encode_row, row_key
 from covey.store.writer import Overlay, open_store
 from covey.telemetry.metrics import Metrics
@@ -80,7 +80,7 @@ def test_what_cannot_be_an_id_is_nobodys(key_id: str) -> None:
 @pytest.mark.parametrize("admin", [True, False])
 def test_only_a_key_made_to_administer_is_an_administrators(*, admin: bool) -> None:
     key = created(admin=admin, models=("m",), expires_at=9)
-    identity = identity_of_key(View(stored()), KeyRow(id="k", created=key), key)
+    identity = identity_of_key(KeyRow(id="k", created=key), key, StandingRow(owner="ann"))
     assert (identity.role, identity.owner, identity.models) == ("admin" if admin else "user", "ann", ("m",))
     assert identity.expires_at == 9
     assert (identity.owner_limits, identity.node_labels, identity.routes) == (KeyLimits(), (), ())
@@ -91,10 +91,11 @@ def test_a_gateway_hears_of_every_limit_and_restriction() -> None:
     fields = {name: getattr(plain, name) for name in KeyCreate.__struct_fields__}
     key = ScopedKeyCreate(**fields, node_labels=("gpu",), routes=("/v1/*",))
     overlay = stored(STANDS, key, OwnerLimits("ann", {"concurrency": 2}, "x"))
-    row, _ = judge_key(HeededRows(overlay), "k", DIGEST, NOW)
+    row, outcome, stands = judge_key(HeededRows(overlay), "k", DIGEST, NOW)
+    assert (row, outcome) == (KeyRow(id="k", created=key), "ok")
     assert row is not None
-    assert row.created == key
-    identity = identity_of_key(HeededRows(overlay), row, key)
+    assert stands is not None
+    identity = identity_of_key(row, key, stands)
     assert (identity.limits, identity.owner_limits) == (KeyLimits(tokens_per_day=5), KeyLimits(concurrency=2))
     assert (identity.node_labels, identity.routes) == (("gpu",), ("/v1/*",))
 

@@ -32,8 +32,11 @@ def asked_id(request: VerifyKey) -> str:
     return key_id if len(key_id) == KEY_ID_CHARS and key_id.isascii() else ""
 
 
-def judge_key(rows: Rows, key_id: str, digest: bytes, now: float) -> tuple[KeyRow | None, KeyOutcome]:
-    """Find a key by its id and the SHA-256 of its text, and say whether it counts; `None` unless it does.
+def judge_key(
+    rows: Rows, key_id: str, digest: bytes, now: float
+) -> tuple[KeyRow | None, KeyOutcome, StandingRow | None]:
+    """Find a key by its id and the SHA-256 of its text, and say whether it counts; `None` unless it does. At last its
+    owner's standing, which has been read anyway.
 
     An unknown id is compared with a digest that nothing has, so that it goes the way of a wrong secret.
     """
@@ -41,20 +44,25 @@ def judge_key(rows: Rows, key_id: str, digest: bytes, now: float) -> tuple[KeyRo
     created = row.created if row is not None else None
     expected = created.digest if created is not None else _NO_DIGEST
     if not hmac.compare_digest(expected, digest) or row is None or created is None:
-        return None, "unknown"
-    state = key_state(rows, row, created, now)
-    return (row, "ok") if state == "active" else (None, state)
+        return None, "unknown", None
+    stands = standing(rows, created.owner)
+    state = _state(rows, row, created, stands, now)
+    return (row, "ok", stands) if state == "active" else (None, state, stands)
 
 
 def key_state(rows: Rows, row: KeyRow, created: KeyCreate, now: float) -> KeyState:
     """What has become of a key. One that was made with another lives no longer than that one."""
+    return _state(rows, row, created, standing(rows, created.owner), now)
+
+
+def _state(rows: Rows, row: KeyRow, created: KeyCreate, stands: StandingRow, now: float) -> KeyState:
     if row.revoked:
         return "revoked"
     if created.by.startswith(KEY_AUTHOR):
         parent = rows.get(KeyRow, created.by.removeprefix(KEY_AUTHOR))
         if parent is None or parent.created is None or parent.revoked:
             return "revoked"
-    if not standing(rows, created.owner).active:
+    if not stands.active:
         return "owner_disabled"
     return "expired" if created.expires_at is not None and now >= created.expires_at else "active"
 
@@ -64,7 +72,7 @@ def standing(rows: Rows, owner: str) -> StandingRow:
     return rows.get(StandingRow, owner) or StandingRow(owner=owner)
 
 
-def identity_of_key(rows: Rows, row: KeyRow, created: KeyCreate) -> Identity:
+def identity_of_key(row: KeyRow, created: KeyCreate, stands: StandingRow) -> Identity:
     """Whom a key that counts speaks for. Its role is what it may act as: only a key made with `admin` is an
     administrator's. Such a key is made for administrators alone, who stay so for as long as they stand.
     """
@@ -76,7 +84,7 @@ def identity_of_key(rows: Rows, row: KeyRow, created: KeyCreate) -> Identity:
         models=created.models,
         limits=created.limits,
         expires_at=created.expires_at,
-        owner_limits=standing(rows, created.owner).limits,
+        owner_limits=stands.limits,
         node_labels=node_labels,
         routes=routes,
     )

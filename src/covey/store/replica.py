@@ -53,11 +53,11 @@ class Replica:
     async def verify(self, caller: Caller, request: VerifyKey) -> Identity:
         """Serve VERIFY. Runs for every request of the API: a few reads, no waiting."""
         self._check_lease()
-        row, outcome = judge_key(self._rows, asked_id(request), request.digest, self._clock.now())
+        row, outcome, stands = judge_key(self._rows, asked_id(request), request.digest, self._clock.now())
         self._metrics.key_check(outcome)
-        if row is None or row.created is None:
+        if row is None or row.created is None or stands is None:
             raise bad_key()
-        return identity_of_key(self._rows, row, row.created)
+        return identity_of_key(row, row.created, stands)
 
     async def denials(self, caller: Caller, request: Nothing, emit: Emit[Denied]) -> None:
         """Serve DENIALS; runs until cancelled."""

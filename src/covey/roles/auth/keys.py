@@ -56,15 +56,16 @@ class Keys:
         if actor.session and actor.key:
             raise CallError("invalid", "Act with a session or with a key, not with both.", param="actor")
         if actor.key:
-            return identity_of_key(view, *read_key(view, actor.key, now))
-        row, account = judge_session(view, actor.session, now)
-        if row.started is None:
+            row, created = read_key(view, actor.key, now)
+            return identity_of_key(row, created, standing(view, created.owner))
+        session, account = judge_session(view, actor.session, now)
+        if session.started is None:
             raise bad_session()
         return Identity(
             key_id=f"session:{account.id}",
             owner=account.id,
             role=account.role,
-            expires_at=row.started.expires_at,
+            expires_at=session.started.expires_at,
             owner_limits=standing(view, account.id).limits,
         )
 
