@@ -26,7 +26,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = f"127.0.0.1:{PORT_DEFAULT}"
     host_names: tuple[str, ...] = ()
     allow_plain_http: bool = False
-    connections_max: int = 2_000
+    connections_max: int = 12_000
     write_seconds_max: float = 20.0
     keep_alive_seconds: float = 75.0
 
