@@ -69,5 +69,3 @@ def run(seconds: float) -> Iterable[Figure]:
         goal_max=300,
     )  # fmt: skip
     yield Figure("an idle connection", (after - before) / CONNECTIONS / 1000, "kB")
-
-

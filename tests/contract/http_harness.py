@@ -128,7 +128,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.listener.urls[0]
 
     async def shut_down(self) -> float:
         """Stop as SIGTERM does; how long it took."""

@@ -1,5 +1,6 @@
 """The listener, over real sockets: what clients do wrong, slowly or not at all must cost little and end in time."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from http_harness import eventually, serving
+from http_harness import Served, eventually, serving
 
 from covey.errors import CallError
-from covey.http.asgi import Receive, Scope, Send, read_body, respond, until_gone
-from covey.http.connection import WRITES_AT_ONCE
+from covey.http.asgi import Receive, Scope, Send, header_values, read_body, respond, until_gone
 from covey.http.server import HttpConfig, Listener
+from covey.http.writing import WRITES_AT_ONCE
 from covey.telemetry.metrics import Metrics
 
 HOST = b"Host: localhost\r\n"
@@ -139,20 +140,67 @@ async def test_a_request_that_never_ends_is_closed_in_time(sent: bytes) -> None:
         await client.rest()
 
 
-async def test_connections_are_capped() -> None:
-    async with serving(App(), connections_max=2) as served:
-        async with served.client() as one, served.client() as two:
-            for client in (one, two):
-                await client.send(PING)
-                await client.answer()
-            async with served.client() as three:
-                assert await three.rest() == b""
-            await one.send(PING)
-            await one.answer()
-        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+def open_connections(served: Served) -> float | None:
+    return served.metrics.registry.get_sample_value("covey_http_connections")
+
+
+async def test_connections_that_wait_for_an_answer_are_capped() -> None:
+    app = App()
+    slow = b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with serving(app, connections_max=2) as served, served.client() as one, served.client() as two:
+        for client in (one, two):
+            await client.send(slow)
+            await client.until(b"begun")
+        async with served.client() as three:
+            assert await three.rest() == b""
+        app.go_on.set()
+        for client in (one, two):
+            await client.until(b"ended")
         async with served.client() as four:
             await four.send(PING)
             assert (await four.answer()).status == 200
+
+
+async def test_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
+    async with serving(App(), connections_max=3) as served:
+        async with served.client() as one, served.client() as two, served.client() as three:
+            for client in (one, two, three, one):  # so that `two` is idle for longest
+                await client.send(PING)
+                assert (await client.answer()).status == 200
+            async with served.client() as four:
+                await four.send(PING)
+                assert (await four.answer()).status == 200
+                assert await two.rest() == b""
+                for client in (one, three):
+                    await client.send(PING)
+                    assert (await client.answer()).status == 200
+        await eventually(lambda: open_connections(served) == 0)
+
+
+async def test_a_head_that_comes_too_slowly_is_answered_408_and_closed() -> None:
+    async with serving(App(), head_seconds_max=0.3) as served, served.client() as client:
+        await client.send(PING)
+        await client.answer()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def drip() -> None:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    for byte in PING[:-2]:
+                        await client.send(bytes([byte]))
+                        await trio.sleep(0.05)
+
+            nursery.start_soon(drip)
+            answer = await client.rest()
+            nursery.cancel_scope.cancel()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer.lower()
+        assert trio.current_time() - began < 5
+
+
+async def test_a_connection_that_has_not_asked_yet_is_not_answered_408() -> None:
+    async with serving(App(), head_seconds_max=0.1, keep_alive_seconds=0.3) as served, served.client() as client:
+        assert await client.rest() == b""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +209,31 @@ async def test_connections_are_capped() -> None:
         (b"garbage\r\n\r\n", {400}),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), {400}),
         (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000 + b"\r\n\r\n", {431, 400}),
-        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", {431, 400, 414}),
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", {414}),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", {414}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 101 + b"\r\n", {431}),
+        (b"GET /ping HTTP/1.1\n" + HOST + b"\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: y\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"X: a\r\n\tb\r\n\r\n", {400}),
+        (b"GET /ping HTTP/1.1\r\n X: y\r\n" + HOST + b"\r\n", {400}),
+        (b"GET /pi\x00ng HTTP/1.1\r\n" + HOST + b"\r\n", {400}),
+        (b"GET ping HTTP/1.1\r\n" + HOST + b"\r\n", {400}),
+        (b"GET * HTTP/1.1\r\n" + HOST + b"\r\n", {400}),
+        (b"GET ftp://localhost/ping HTTP/1.1\r\n" + HOST + b"\r\n", {400}),
+        (b"TRACE /ping HTTP/1.1\r\n" + HOST + b"\r\n", {501}),
+        (b"CONNECT localhost:443 HTTP/1.1\r\n" + HOST + b"\r\n", {501}),
+        (b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
+        (b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 1, 2\r\n\r\nab", {400}),
+        (b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: +1\r\n\r\na", {400}),
+        (
+            b"POST /echo HTTP/1.1\r\n"
+            + HOST
+            + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            {400, 501},
+        ),
         (b"GET /ping HTTP/1.1\r\n\r\n", {400}),
         (b"GET /ping HTTP/1.1\r\n" + HOST + HOST + b"\r\n", {400}),
         (b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", {400}),
@@ -177,6 +249,56 @@ async def test_what_is_not_http_is_refused_and_closed(request_bytes: bytes, stat
         answer = await client.rest()
         assert int(answer.split(b" ")[1]) in statuses
         assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\nab\r\n0\r\n\r\n",
+        b"2\r\nabX\r\n0\r\n\r\n",
+        b"2\nab\n0\n\n",
+        b"-2\r\nab\r\n0\r\n\r\n",
+        b"0x2\r\nab\r\n0\r\n\r\n",
+        b"fffffffffffffffffffff\r\nab",
+        b"2;" + b"x" * 200_000 + b"\r\nab\r\n0\r\n\r\n",
+        b"0\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    ],
+)
+async def test_a_body_in_bad_chunks_is_refused_and_nothing_after_it_is_read(body: bytes) -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"POST /echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body + PING)
+        answer = await client.rest()
+        assert b"pong" not in answer
+        assert b" 200 " not in answer
+    await eventually(lambda: open_connections(served) == 0)
+
+
+async def test_a_target_with_a_host_overrides_the_header() -> None:
+    # RFC 9112, 3.2.2.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        said = f"{header_values(scope, b'host')} {scope['path']} {scope['query_string'].decode()}"
+        await respond(send, 200, said.encode(), "text/plain", [])
+
+    async with serving(app) as served, served.client() as client:
+        for target, said in [
+            (b"http://elsewhere.example:80/a?b", "['elsewhere.example:80'] /a b"),
+            (b"HTTP://elsewhere.example", "['elsewhere.example'] / "),
+            (b"https://elsewhere.example?b", "['elsewhere.example'] / b"),
+        ]:
+            await client.send(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert (await client.answer()).body.decode() == said
+
+
+async def test_head_and_options_are_served_and_the_connection_goes_on() -> None:
+    async with serving(App()) as served, served.client() as client:
+        await client.send(b"HEAD /ping HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await client.answer(head_only=True)).headers["content-length"] == "4"
+        await client.send(b"OPTIONS /ping HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await client.answer()).body == b"pong"
+        await client.send(b"GET /ping HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        answer = await client.rest()
+        assert b"connection: close" in answer.lower()
+        assert answer.endswith(b"pong")
 
 
 async def test_a_length_beside_chunks_smuggles_nothing() -> None:

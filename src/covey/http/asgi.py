@@ -25,6 +25,8 @@ ON_GONE = "covey.on_gone"
 """An extension of the scope: a function that takes what to call, once, when the client hangs up."""
 RECEIVED = "covey.received"
 """An extension of the scope: a function that gives the next message, if it has come already, else `None`."""
+PEER = "covey.peer"
+"""An extension of the scope: address and port at the other end of the connection, whatever a proxy says of `client`."""
 
 
 class ClientGone(Exception):

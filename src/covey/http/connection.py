@@ -12,7 +12,9 @@ What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-serve
    may never see the answer. A small rest is read first; before a large one the connection is announced to close, and
    what still comes is thrown away for a moment.
 5. Sending to a client that has gone did nothing, for ever. Here it raises `ClientGone`.
-6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them.
+6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them; HTTP/2 comes in
+   by TLS alone (`covey.http.http2`).
+7. A head could take as long as an idle connection may live. It has a limit of its own, and is answered 408 then.
 
 It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write,
 without a deadline and a round of the scheduler where the kernel takes it whole.
@@ -20,9 +22,6 @@ without a deadline and a round of the scheduler where the kernel takes it whole.
 
 import contextlib
 import logging
-import os
-import socket
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,92 +36,87 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from covey.http.asgi import ASGIApp, Message
+from covey.http.asgi import Message
 from covey.http.exchange import Exchange
+from covey.http.parser import StrictParser, is_absolute, split_absolute
+from covey.http.terms import Terms
+from covey.http.wire import BROKEN, Wire
+from covey.http.writing import Writer
 
 log = logging.getLogger(__name__)
 
-HEADER_BYTES_MAX = 32 * 1024
-RECEIVE_BYTES = 64 * 1024
-WRITES_AT_ONCE = 8
-"""How many writes that need not wait follow each other before the other tasks have a turn."""
 LINGER_SECONDS = 2.0
 """How long a closing connection throws away what its client still sends."""
 
 
 @dataclass
-class Terms:
-    """What all connections of a listener share. Set `closing` and no answer keeps its connection any more."""
+class Http1Terms(Terms):
+    """With what Hypercorn wants to know."""
 
-    app: ASGIApp
-    write_seconds_max: float
-    keep_alive_seconds: float
     context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
     config: "_Config" = field(default_factory=lambda: _Config())
 
     def __post_init__(self) -> None:
         self.config.accesslog = None
         self.config.errorlog = log
-        self.config.include_server_header = False
         self.config.keep_alive_max_requests = 1_000_000
-        self.config.h11_max_incomplete_size = HEADER_BYTES_MAX
+        self.config.own_headers = self.own_headers
 
     async def close(self) -> None:
         """From now on every answer is its connection's last."""
+        self.closing = True
         await self.context.terminated.set()
 
 
 class _Config(Config):
-    """Hypercorn's settings; the Date header is made once a second."""
+    """Hypercorn's settings."""
 
-    _made_at = -1
-    _made: "list[tuple[bytes, bytes]]"
+    own_headers: "Callable[[], list[tuple[bytes, bytes]]]"
 
     def response_headers(self, protocol: str) -> "list[tuple[bytes, bytes]]":
-        now = int(time.time())
-        if now != self._made_at:
-            self._made_at, self._made = now, super().response_headers(protocol)
-        return self._made
+        return self.own_headers()
 
 
 class Connection:
     """One client. `run` returns when it is closed."""
 
-    def __init__(self, terms: Terms, stream: trio.SocketStream) -> None:
+    def __init__(self, terms: Http1Terms, wire: Wire) -> None:
         self._terms = terms
-        self._stream = stream
-        self._sending = trio.Lock()
-        self._writing: trio.CancelScope | None = None
+        self._wire = wire
+        self._writer = Writer(wire, terms.write_seconds_max, self._failed)
         self._held: list[bytes] | None = None
-        self._is_cut = False
         self._is_idle = True
+        self._is_within_head = False
         self._is_lingering = False
-        self._writes = 0
+        self._is_leaving = False
         self._reading = trio.CancelScope(deadline=trio.current_time() + terms.keep_alive_seconds)
 
     async def run(self) -> None:
         """Serve until either side closes."""
+        self._terms.idle[self] = None
         try:
-            client = self._stream.socket.getpeername()[:2]
-            server = self._stream.socket.getsockname()[:2]
+            client = self._wire.socket.getpeername()[:2]
+            server = self._wire.socket.getsockname()[:2]
             async with trio.open_nursery() as nursery:
-                self._protocol = _Protocol(self._terms, _Tasks(nursery, self), client, server, self._protocol_send)
+                tasks = _Tasks(nursery, self, self._terms)
+                is_tls = self._wire.scheme == "https"
+                self._protocol = _Protocol(self._terms, tasks, is_tls, client, server, self._protocol_send)
                 await self._read()
         except OSError:
             pass  # the client was gone before it was known
         finally:
-            self._close()
+            self._terms.idle.pop(self, None)
+            await self._wire.close()
 
     def close_if_idle(self) -> None:
         """Close between two requests; during one, its answer is the last."""
         if self._is_idle:
+            self._is_leaving = True
             self._reading.cancel()
 
     def cut(self) -> None:
         """Give up the write under way, and those to come."""
-        self._is_cut = True
-        if self._writing is not None:
-            self._writing.cancel()
+        self._writer.cut()
 
     def hold(self) -> None:
         """Keep what is sent from now on, for one write with what follows."""
@@ -133,113 +127,57 @@ class Connection:
         """Write what was kept, and keep no more."""
         held, self._held = self._held, None
         if held:
-            await self._write(b"".join(held))
+            await self._writer.write(b"".join(held))
 
-    async def _read(self) -> None:
-        with self._reading, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while True:
-                data = await self._receive()
-                if not self._is_lingering:
-                    await self._protocol.handle(RawData(data))
-                if not data:
-                    break
+    async def _failed(self) -> None:
         await self._protocol.handle(Closed())
 
-    async def _receive(self) -> bytes:
-        # Clients answer no sooner than they are answered, so that trio's first attempt to read is nearly always one
-        # in vain; this waits first.
-        while self._stream.socket.fileno() >= 0:
-            await trio.lowlevel.wait_readable(self._stream.socket)
-            try:
-                return os.read(self._stream.socket.fileno(), RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError from error
-        raise trio.ClosedResourceError
+    async def _read(self) -> None:
+        with self._reading, contextlib.suppress(*BROKEN):
+            while True:
+                data = await self._wire.receive()
+                if not self._is_lingering:
+                    await self._protocol.handle(RawData(data))
+                    if self._is_idle:
+                        self._note_head()
+                if not data:
+                    break
+        if self._reading.cancelled_caught and self._is_within_head and not self._is_leaving:
+            await self._protocol.refuse(408)
+        await self._protocol.handle(Closed())
+
+    def _note_head(self) -> None:
+        """A head that has begun to come has to end in time, however many pieces it comes in."""
+        if not self._is_within_head and self._protocol.is_within_head:
+            self._is_within_head = True
+            until = trio.current_time() + self._terms.head_seconds_max
+            self._reading.deadline = min(self._reading.deadline, until)
 
     async def _protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
             if self._held is not None:
                 self._held.append(event.data)
             elif event.data:
-                await self._write(event.data)
+                await self._writer.write(event.data)
             return
         await self.flush()
         if isinstance(event, Updated):
             self._is_idle = event.idle
-            seconds = self._terms.keep_alive_seconds if event.idle else float("inf")
-            self._reading.deadline = trio.current_time() + seconds
+            self._is_within_head = False
+            if event.idle:
+                self._terms.idle[self] = None
+                self._reading.deadline = trio.current_time() + self._terms.keep_alive_seconds
+            else:
+                self._terms.idle.pop(self, None)
+                self._reading.deadline = float("inf")
         elif isinstance(event, Closed):
             if self._protocol.connection.their_state is h11.DONE:
-                self._close()
+                await self._wire.close()
             else:
                 self._is_lingering = True
                 self._reading.deadline = trio.current_time() + LINGER_SECONDS
-                with contextlib.suppress(OSError):
-                    self._stream.socket.shutdown(socket.SHUT_WR)
+                self._wire.end_writing()
             await self._protocol.handle(Closed())
-
-    async def _write(self, data: bytes) -> None:
-        if not self._is_cut and not self._sending.locked():
-            data = self._write_at_once(data)
-            if not data:
-                # Without a wait, so that an answer costs no round of the scheduler; not so often that one connection,
-                # whose application writes and writes, could keep the others waiting.
-                self._writes = (self._writes + 1) % WRITES_AT_ONCE
-                if not self._writes:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return
-        # Shielded, the wait for the lock too: there is no other point in the final send where a cancellation could
-        # strike, and leave the connection neither idle nor closed. Bounded by the deadline, and by `cut`.
-        deadline = trio.current_time() + self._terms.write_seconds_max
-        with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            try:
-                self._sending.acquire_nowait()  # spares the scheduler a round, nearly always
-            except trio.WouldBlock:
-                await self._sending.acquire()
-            if self._is_cut:
-                scope.cancel()
-            self._writing = scope
-            try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._protocol.handle(Closed())
-            finally:
-                self._writing = None
-                self._sending.release()
-        if scope.cancelled_caught:
-            self._close()
-            await self._protocol.handle(Closed())
-
-    def _write_at_once(self, data: bytes) -> bytes:
-        """Write what the kernel takes; the rest is returned, and so is all of it where `send_all` will say why not."""
-        try:
-            return data[os.write(self._stream.socket.fileno(), data) :]
-        except OSError:
-            return data
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.socket.shutdown(socket.SHUT_WR)
-        self._stream.socket.close()
-
-
-class _Parser(h11.Connection):
-    """h11, stricter: what it lets pass as long as it comes in one piece, or leaves to the server."""
-
-    def next_event(self) -> Any:
-        """As h11's; `RemoteProtocolError` carries the status."""
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            if event.http_version not in (b"1.0", b"1.1"):
-                raise h11.RemoteProtocolError("only HTTP/1 is spoken here", error_status_hint=505)
-            if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > HEADER_BYTES_MAX:
-                raise h11.RemoteProtocolError("the header is too large", error_status_hint=431)
-            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
-                # RFC 9112, 6.1: two lengths are how requests are smuggled past a proxy.
-                raise h11.RemoteProtocolError("Content-Length beside Transfer-Encoding", error_status_hint=400)
-        return event
 
 
 class _Protocol(H11Protocol):
@@ -247,8 +185,9 @@ class _Protocol(H11Protocol):
 
     def __init__(
         self,
-        terms: Terms,
+        terms: Http1Terms,
         tasks: "_Tasks",
+        is_tls: bool,  # noqa: FBT001 - one of Hypercorn's nine
         client: tuple[str, int] | None,
         server: tuple[str, int] | None,
         send: Callable[[Event], Awaitable[None]],
@@ -259,17 +198,31 @@ class _Protocol(H11Protocol):
             terms.context,
             tasks,  # type: ignore[arg-type]
             ConnectionState({}),
-            False,  # noqa: FBT003 - ssl
+            is_tls,
             client,
             server,
             send,
         )
-        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
+        self.connection = StrictParser()
+
+    @property
+    def is_within_head(self) -> bool:
+        """Whether a request has begun to come, and its head is not complete."""
+        return isinstance(self.connection, StrictParser) and self.connection.is_within_head
+
+    async def refuse(self, status: int) -> None:
+        """Answer a request that never came whole, if nothing was answered yet."""
+        if self.connection.our_state is h11.IDLE:
+            await self._send_error_response(status)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
 
     async def _create_stream(self, request: h11.Request) -> None:
+        headers, target = list(request.headers), request.target
+        if is_absolute(target):
+            host, target = split_absolute(target)
+            headers = [(b"host", host), *(pair for pair in headers if pair[0] != b"host")]
         self.stream = HTTPStream(
             self.app,
             self.config,
@@ -284,10 +237,10 @@ class _Protocol(H11Protocol):
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
-                headers=list(request.headers),
+                headers=headers,
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                raw_path=target,
                 state=self.connection_state,
             )
         )
@@ -297,14 +250,16 @@ class _Protocol(H11Protocol):
 class _Tasks:
     """Runs the application for each request; in the shape of Hypercorn's task group."""
 
-    def __init__(self, nursery: trio.Nursery, connection: Connection) -> None:
+    def __init__(self, nursery: trio.Nursery, connection: Connection, terms: Terms) -> None:
         self._nursery = nursery
         self._connection = connection
+        self._terms = terms
 
     async def spawn_app(
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Message], Awaitable[None]]:
         """Start it; returns how it is told of the body and of its client's leaving."""
+        self._terms.settle(scope)
         exchange = Exchange(scope, send, self._connection)
         self._nursery.start_soon(exchange.run, app)
         return exchange.put

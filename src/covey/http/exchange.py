@@ -3,29 +3,55 @@
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 
 from covey.errors import leaves
 from covey.http.asgi import ON_GONE, RECEIVED, ASGIApp, ClientGone, Message, Scope
 
-if TYPE_CHECKING:
-    from covey.http.connection import Connection
+
+class Answering(Protocol):
+    """The part of a connection, or of one stream of it, that answers go through."""
+
+    def hold(self) -> None:
+        """Keep what is sent from now on, for one write with what follows."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what was kept, and keep no more."""
+        ...
+
 
 log = logging.getLogger(__name__)
 
 QUEUED_PIECES_MAX = 10
 """How many pieces of a body, as large as a connection reads them, wait for the application."""
+MERGED_BYTES_MAX = 64 * 1024
+"""Up to which size a piece that waits is joined with the next."""
 UNREAD_BYTES_MAX = 256 * 1024
 UNREAD_SECONDS_MAX = 0.25
 """How much of an unread body is read before an early answer, so that the connection can be kept."""
 
 
 class Exchange:
-    """One request between Hypercorn (`put`, and the `send` that is given) and the application."""
+    """One request between its connection (`put`, and the `send` that is given) and the application.
 
-    def __init__(self, scope: Scope, send: Callable[[Any], Awaitable[None]], connection: "Connection") -> None:
+    Args:
+        scope: the request's.
+        send: where ASGI's messages go, and `None` at the end.
+        connection: what they are written by.
+        consumed: where several requests share a connection: is told how much of the body the application has taken.
+            What is still to come does not hold up an answer then.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        send: Callable[[Any], Awaitable[None]],
+        connection: Answering,
+        consumed: Callable[[int], None] | None = None,
+    ) -> None:
         self._scope = scope
         self._connection = connection
         self._send = send
@@ -34,10 +60,12 @@ class Exchange:
         self._changed = trio.lowlevel.ParkingLot()
         self._is_awaited = False  # whether somebody may be parked there: cheaper to ask
         self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        self._unread = self._length not in (None, b"0") or any(
-            name == b"transfer-encoding" for name, _ in scope["headers"]
+        self._consumed = consumed
+        self._unread = consumed is None and (
+            self._length not in (None, b"0") or any(name == b"transfer-encoding" for name, _ in scope["headers"])
         )
         self._receiving = 0
+        self._complete = False  # the body's end has come; `put` needs not know
         self._over = False  # the last message was sent
         self._gone = False
         self._call_when_gone: Callable[[], None] | None = None
@@ -69,6 +97,24 @@ class Exchange:
             self._pieces.append(message)
             self._wake()
 
+    def put_at_once(self, body: bytes, *, more_body: bool) -> None:
+        """A piece of the body has come; the windows of its connection bound how much of it waits."""
+        if self._put_all:
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and len(last["body"]) < MERGED_BYTES_MAX:
+            # A byte at a time costs a byte each, and no message.
+            last["body"], last["more_body"] = last["body"] + body, more_body
+        else:
+            self._pieces.append({"type": "http.request", "body": body, "more_body": more_body})
+        self._complete = not more_body
+        self._wake()
+
+    @property
+    def expects_more(self) -> bool:
+        """Whether the body's end has not come yet, told to `put_at_once`."""
+        return not self._complete
+
     async def receive(self) -> Message:
         """ASGI's `receive`."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -85,6 +131,8 @@ class Exchange:
             return None
         message = self._pieces.popleft()
         self._wake()
+        if self._consumed is not None:
+            self._consumed(len(message["body"]))
         if not message.get("more_body", False):
             self._unread = False
         return message

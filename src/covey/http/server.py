@@ -3,7 +3,8 @@
 import errno
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,14 @@ import trio
 
 from covey.errors import CallError
 from covey.http.asgi import ASGIApp
-from covey.http.connection import Connection, Terms
+from covey.http.connection import Connection, Http1Terms
+from covey.http.cors import Cors, check_origin
+from covey.http.descriptors import allow_connections
+from covey.http.http2 import Http2Connection
+from covey.http.proxies import Proxies, ProxyHeader
+from covey.http.terms import Served
+from covey.http.tls import Certificate, Handshake
+from covey.http.wire import PlainWire, Wire
 from covey.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -25,10 +33,29 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     listen: str = f"127.0.0.1:{PORT_DEFAULT}"
     host_names: tuple[str, ...] = ()
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_header: ProxyHeader = "x-forwarded-for"
     allow_plain_http: bool = False
+    cors_origins: tuple[str, ...] = ()
     connections_max: int = 12_000
+    head_seconds_max: float = 15.0
     write_seconds_max: float = 20.0
     keep_alive_seconds: float = 75.0
+
+    def __post_init__(self) -> None:
+        """`ValueError` for what can be seen to be wrong without opening anything."""
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            raise ValueError("tls_certificate_file and tls_key_file go together")
+        Proxies(self.trusted_proxies)
+        for origin in self.cors_origins:
+            check_origin(origin)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether what goes over the network is encrypted, here or by a proxy, or need not be."""
+        return self.allow_plain_http or bool(self.tls_certificate_file) or bool(self.trusted_proxies)
 
 
 class Listener:
@@ -39,7 +66,9 @@ class Listener:
         self.ended = trio.Event()
         self._config = config
         self._metrics = metrics
-        self._connections: set[Connection] = set()
+        self._connections: set[Served] = set()
+        self._connections_max = config.connections_max
+        self._certificate: Certificate | None = None
         self._empty = trio.Event()
         self._draining = False
 
@@ -54,47 +83,89 @@ class Listener:
         """Serve until `stop` is set, then let running requests finish until trio's time `drain_until`, and return.
 
         Raises:
-            CallError: `conflict` where the address is taken, `invalid` where it cannot be listened on.
+            CallError: `conflict` where the address is taken, `invalid` where it cannot be listened on, or the files
+                of TLS cannot be used.
         """
         host, port = parse_listen(self._config.listen)
-        refuse_public(host, allow_plain_http=self._config.allow_plain_http)
+        refuse_public(host, allow_plain_http=self._config.is_private)
+        if self._config.tls_certificate_file:
+            self._certificate = Certificate(self._config.tls_certificate_file, self._config.tls_key_file)
         listeners = await _open_listeners(host, port)
-        self.urls = tuple(_url(listener.socket.getsockname()) for listener in listeners)
-        terms = Terms(app, self._config.write_seconds_max, self._config.keep_alive_seconds)
+        scheme = "https" if self._certificate else "http"
+        self.urls = tuple(_url(scheme, listener.socket.getsockname()) for listener in listeners)
+        self._connections_max = allow_connections(self._config.connections_max)
+        terms = self._terms(app)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
+                if self._certificate:
+                    accepting.start_soon(self._certificate.watch)
                 accepting.start_soon(
                     partial(trio.serve_listeners, partial(self._connect, terms), listeners, handler_nursery=connections)
                 )
                 task_status.started()
                 await stop.wait()
                 accepting.cancel_scope.cancel()
-            self._draining = True
-            await terms.close()
-            for connection in self._connections:
-                connection.close_if_idle()
-            if not self._connections:
-                self._empty.set()
-            with trio.CancelScope(deadline=drain_until()):
-                await self._empty.wait()
-            if self._connections:
-                log.warning("Cutting %d connections that did not finish in time.", len(self._connections))
+            await self._drain(terms, drain_until)
             connections.cancel_scope.cancel()
             for connection in self._connections:
                 connection.cut()
         self.ended.set()
 
-    async def _connect(self, terms: Terms, stream: trio.SocketStream) -> None:
-        if len(self._connections) >= self._config.connections_max:
-            await trio.aclose_forcefully(stream)
-            return
-        connection = Connection(terms, stream)
+    def _terms(self, app: ASGIApp) -> Http1Terms:
+        config = self._config
+        return Http1Terms(
+            Cors(app, config.cors_origins) if config.cors_origins else app,
+            config.write_seconds_max,
+            config.keep_alive_seconds,
+            config.head_seconds_max,
+            Proxies(config.trusted_proxies, config.proxy_header),
+        )
+
+    async def _drain(self, terms: Http1Terms, until: Callable[[], float]) -> None:
+        self._draining = True
+        await terms.close()
+        for connection in self._connections:
+            connection.close_if_idle()
+        if not self._connections:
+            self._empty.set()
+        with trio.CancelScope(deadline=until()):
+            await self._empty.wait()
+        if self._connections:
+            log.warning("Cutting %d connections that did not finish in time.", len(self._connections))
+
+    async def _connect(self, terms: Http1Terms, stream: trio.SocketStream) -> None:
+        if len(self._connections) >= self._connections_max:
+            if not terms.idle:
+                await trio.aclose_forcefully(stream)
+                return
+            # A client that comes to ask goes before one that only keeps its place.
+            longest = next(iter(terms.idle))
+            del terms.idle[longest]
+            longest.close_if_idle()
+        try:
+            wire: Wire | None = PlainWire(stream)
+            if self._certificate:
+                handshake = Handshake(stream, self._certificate.context)
+                with self._counted(handshake):
+                    terms.idle[handshake] = None
+                    try:
+                        wire = await handshake.run()
+                    finally:
+                        terms.idle.pop(handshake, None)
+            if wire is None:
+                return
+            connection = Http2Connection(terms, wire) if wire.protocol == "h2" else Connection(terms, wire)
+            with self._counted(connection):
+                await connection.run()
+        except Exception:
+            log.exception("A connection failed; the others go on.")
+
+    @contextmanager
+    def _counted(self, connection: Served) -> Generator[None, None, None]:
         self._connections.add(connection)
         self._metrics.http_connections.set(len(self._connections))
         try:
-            await connection.run()
-        except Exception:
-            log.exception("A connection failed; the others go on.")
+            yield
         finally:
             self._connections.discard(connection)
             if not self._connections and self._draining:
@@ -132,8 +203,9 @@ def refuse_public(host: str, *, allow_plain_http: bool) -> None:
     if not is_loopback(host) and not allow_plain_http:
         raise CallError(
             "invalid",
-            f"Listening on {host} would send keys and passwords over the network unencrypted. Listen on 127.0.0.1"
-            " behind a proxy that speaks TLS, or say --allow-plain-http where the network itself is private.",
+            f"Listening on {host} would send keys and passwords over the network unencrypted. Give [http]"
+            " tls_certificate_file and tls_key_file, or trusted_proxies where a proxy speaks TLS; or say"
+            " --allow-plain-http where the network itself is private.",
         )
 
 
@@ -153,8 +225,8 @@ async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         raise CallError("invalid", f"Cannot listen on {host}:{port}: that is no host name.") from error
 
 
-def _url(address: Iterable[Any]) -> str:
+def _url(scheme: str, address: Iterable[Any]) -> str:
     host, port, *_ = address
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
