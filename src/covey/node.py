@@ -408,9 +408,9 @@ def _missing(lifecycle: Lifecycle) -> dict[str, str]:
 
 
 async def _guard_metrics(config: Config, base: _Base, scope: Scope) -> None:
-    """On a public listener, metrics are for administrators: they tell models, load and versions."""
+    """On a public listener, or behind a proxy, metrics are for administrators: they tell models, load and versions."""
     listen = config.telemetry.listen or config.http.listen
-    if is_loopback(parse_listen(listen)[0]):
+    if is_loopback(parse_listen(listen)[0]) and (config.telemetry.listen or not config.http.trusted_proxies):
         return
     identity = await base.bus.stamped("member").call(AUTHORIZE, AuthorizeActor(Actor(key=credential(scope))))
     if identity.role != "admin":

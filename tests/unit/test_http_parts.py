@@ -143,10 +143,12 @@ async def test_hosts_of_a_request() -> None:
     router = Router()
     router.mount("/", named(b"root"))
     assert (await ask(router, "/", headers=[(b"host", b"evil.example")]))[0] == 421
-    assert (await ask(router, "/", headers=[(b"host", b"localhost"), (b"host", b"localhost")]))[0] == 421
+    assert (await ask(router, "/", headers=[(b"host", b"localhost"), (b"host", b"localhost")]))[0] == 400
+    for malformed in (b"", b"user@localhost", b"localhost, evil.example", b"localhost/", b"[::1", b"localhost:x"):
+        assert (await ask(router, "/", headers=[(b"host", malformed)]))[0] == 400
     assert (await ask(router, "/", headers=[], server=("127.0.0.1", 80)))[0] == 200
     assert (await ask(router, "/", headers=[], server=("::1", 80)))[0] == 200
-    assert (await ask(router, "/", headers=[]))[0] == 421
+    assert (await ask(router, "/", headers=[]))[0] == 400
 
 
 @pytest.mark.parametrize("extension", [True, False])

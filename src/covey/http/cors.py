@@ -26,7 +26,8 @@ _EXPOSED = (
 def check_origin(origin: str) -> None:
     """`ValueError` for what is neither `*` nor an origin as browsers send it, like `https://app.example.org`."""
     parts = urlsplit(origin)
-    if origin != EVERY_ORIGIN and (origin != f"{parts.scheme}://{parts.netloc}" or origin != origin.lower()):
+    is_origin = parts.scheme and parts.netloc and origin == f"{parts.scheme}://{parts.netloc}" == origin.lower()
+    if origin != EVERY_ORIGIN and not is_origin:
         raise ValueError(f"{origin!r} is no origin; write e.g. https://app.example.org, or *")
 
 

@@ -54,7 +54,12 @@ class Router:
             await send({"type": "websocket.close", "code": 1003})
             return
         hosts = header_values(scope, b"host") or [_authority(scope)]
-        if len(hosts) != 1 or not self.is_ours(hosts[0]):
+        if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+            # RFC 9112, 3.2: two of them, or a user's name in it, are read differently by others on the way.
+            text = "The Host header is not one host name.\n"
+            await respond(send, 400, text.encode(), "text/plain; charset=utf-8", [(b"connection", b"close")])
+            return
+        if not self.is_ours(hosts[0]):
             text = (
                 "This service is not called by that host name. Its administrator can add it"
                 " in roles.toml: [http] host_names = [...]\n"
