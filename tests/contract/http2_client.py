@@ -75,6 +75,16 @@ class Client2:
         await self.flush()
         return number
 
+    async def send_body(self, number: int, body: bytes) -> None:
+        """All of a request's body, as fast as the windows let it."""
+        left = body
+        while left:
+            await self.until(lambda: self.h2.local_flow_control_window(number) > 0)
+            room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
+            self.h2.send_data(number, left[:room], end_stream=room >= len(left))
+            left = left[room:]
+            await self.flush()
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Read until something holds, or the server closes."""
         with trio.fail_after(PATIENCE_SECONDS):
@@ -125,10 +135,17 @@ async def serving2(app: ASGIApp, folder: Path, **config: Any) -> AsyncGenerator[
 
 @asynccontextmanager
 async def client2(served: Served, folder: Path, *, begin: bool = True) -> AsyncGenerator[Client2, None]:
+    """A connection to a listener of `serving2`."""
+    async with connected2(served.port, folder, begin=begin) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected2(port: int, folder: Path, *, begin: bool = True) -> AsyncGenerator[Client2, None]:
     """A connection that has chosen HTTP/2, and said hello unless that is left to the caller."""
     context = ssl.create_default_context(cafile=folder / "certificate.pem")
     context.set_alpn_protocols(["h2"])
-    tcp = await trio.open_tcp_stream("127.0.0.1", served.port)
+    tcp = await trio.open_tcp_stream("127.0.0.1", port)
     stream = trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True)
     client = Client2(stream)
     try:

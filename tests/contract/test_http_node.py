@@ -5,11 +5,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
 import trio
 from certificates import write_pair
+from http2_client import connected2
 from http_harness import serving
 
 from covey.config import build
@@ -23,11 +26,12 @@ ASKED = {"model": "echo", "messages": [{"role": "user", "content": "one two thre
 
 
 @asynccontextmanager
-async def running(folder: Path, *roles: str, **http: Any) -> AsyncGenerator[Node, None]:
+async def running(folder: Path, *roles: str, token_seconds: float = 0.0, **http: Any) -> AsyncGenerator[Node, None]:
     tables = {
         "node": {"name": "here", "roles": ["auth", "inference", "gateway", *roles]},
         "http": {"listen": "127.0.0.1:0", **http},
         "inference": {"backends": ["echo"], "default_model": "echo"},
+        "backends": {"echo": {"token_seconds": token_seconds}},
     }
     async with open_node(build(tables), data=folder, listen=True) as node:
         await node.bus.call(ADD_USER, AddUser(Actor(), "ada", "correct horse battery staple", "admin"))
@@ -65,17 +69,22 @@ async def test_an_answer_streams_token_by_token_over_tls(tmp_path: Path, *, http
 
 
 async def test_a_stream_that_its_client_leaves_over_http_2_is_cancelled_at_once(tmp_path: Path) -> None:
-    async with running(tmp_path / "data", **files(tmp_path)) as node:
+    async with running(tmp_path / "data", token_seconds=0.05, **files(tmp_path)) as node:  # minutes, if it were not
         key = (await node.client.create_key("ada")).key
-        long = {**ASKED, "messages": [{"role": "user", "content": " ".join(["word"] * 20_000)}]}
-        async with client(node, tmp_path, http2=True, headers={"authorization": f"Bearer {key}"}) as asking:
-            async with asking.stream("POST", "/v1/chat/completions", json=long) as answer:
-                async for _ in answer.aiter_raw():
-                    break
-            shown = ""
+        body = msgspec.json.encode({**ASKED, "messages": [{"role": "user", "content": " ".join(["word"] * 5_000)}]})
+        port = urlsplit(node.urls[0]).port
+        assert port
+        async with connected2(port, tmp_path) as asking:
+            headers = [("authorization", f"Bearer {key}"), ("content-type", "application/json")]
+            number = await asking.ask("/v1/chat/completions", "POST", end=False, headers=headers)
+            await asking.send_body(number, body)
+            await asking.until(lambda: b"word" in asking.answers[number].body)
+            asking.h2.reset_stream(number)
+            await asking.flush()
+            shown = b""
             with trio.fail_after(5):
-                while "covey_num_requests_in_flight 0.0" not in shown:
-                    shown = (await asking.get("/metrics")).text
+                while b"covey_num_requests_in_flight 0.0" not in shown:
+                    shown = (await asking.answer(await asking.ask("/metrics"))).body
 
 
 async def test_under_tls_cookies_are_secure_and_bound_to_the_host(tmp_path: Path) -> None:
