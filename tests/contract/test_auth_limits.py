@@ -23,7 +23,7 @@ from covey.contracts.auth import (
     ListUsers,
     WhoAmI,
 )
-from covey.contracts.limits import LIMITS_MAX
+from covey.contracts.limit_words import LIMITS_MAX
 from covey.store.identity import Identity as NodeIdentity
 from covey.store.view import VIEW_KEY, VIEW_VERSION
 from covey.testing.cluster import MemoryDisk

@@ -21,7 +21,7 @@ from covey.bus.caller import Caller
 from covey.contracts import auth, cluster, gateway
 from covey.contracts.audit import AUDIT, Audit, AuditPage, AuditRecord
 from covey.contracts.inference import ChatDelta, Usage
-from covey.contracts.limits import limits_of, named
+from covey.contracts.limit_words import limits_of, named
 from covey.contracts.method import Nothing
 from covey.contracts.usage import USAGE, USAGE_RECORDS, AskUsage, UsageRecord, UsageRecords, UsageRow, UsageRows
 from covey.contracts.usage_sums import day_of, sums_of

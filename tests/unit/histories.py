@@ -8,6 +8,7 @@ from covey.contracts.feeds import (
     AccountCreate,
     AccountRename,
     Admit,
+    BudgetSpent,
     InvitationCreate,
     InvitationUse,
     KeyCreate,
@@ -74,6 +75,10 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[object]]] = {
         "expires_at": _numbers, "by": _ids,
     },
     InvitationUse: {"id": _ids, "account": st.sampled_from(["", "a", "b"])},
+    BudgetSpent: {
+        "id": _ids, "period": st.sampled_from(["2026-11", "2026-11-01", "2026-11-02"]),
+        "used": st.dictionaries(_names, _numbers),
+    },
 }  # fmt: skip
 OPS = st.one_of([st.builds(op, **fields) for op, fields in FIELDS.items()])
 

@@ -19,7 +19,7 @@ from covey.contracts.auth import (
 )
 from covey.contracts.feeds import KeyCreate, ScopedKeyCreate, SessionEnd, SessionStart
 from covey.contracts.gateway import API_ROUTES, covers, may_use_route
-from covey.contracts.limits import LIMITS_MAX, named, told
+from covey.contracts.limit_words import LIMITS_MAX, named, told
 from covey.errors import CallError
 from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.credentials import session_id

@@ -53,7 +53,7 @@ def create(
 ) -> None:
     """Make a key. It is printed once, alone on standard output."""
     from covey.contracts.auth import CREATE_KEY, CreateKey
-    from covey.contracts.limits import limits_of
+    from covey.contracts.limit_words import limits_of
 
     limits = chosen_limits(requests_per_minute, tokens_per_minute, concurrency, budgets)
     request = CreateKey(

@@ -181,6 +181,17 @@ class InvitationUse(msgspec.Struct, frozen=True, tag="invitation.use/1"):
     account: str
 
 
+class BudgetSpent(msgspec.Struct, frozen=True, tag="budget.spent/1"):
+    """What each gateway has used, by its peer id, of a budget's day (`2026-11-25`) or month (`2026-11`): totals.
+
+    `id`: `key:<key id>` or `owner:<account id>`. Of two totals the higher counts, of two periods the later.
+    """
+
+    id: str
+    period: str
+    used: dict[str, int]
+
+
 MembersOp = Admit | Remove | Rename | Label
 KeysOp = KeyCreate | ScopedKeyCreate | KeyRevoke | OwnerStanding | OwnerLimits
 SecretOp = (
@@ -192,6 +203,7 @@ SecretOp = (
     | SessionEnd
     | InvitationCreate
     | InvitationUse
+    | BudgetSpent
 )
 Op = MembersOp | KeysOp | SecretOp
 OPS: dict[Kind, object] = {"members": MembersOp, "keys": KeysOp, "secret": SecretOp}

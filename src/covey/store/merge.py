@@ -5,6 +5,7 @@ rows. So every rule here is a join, one of:
 
 - a denial only grows: revoked, ended, used;
 - so does what a node may be: its roles;
+- of a gateway's total the highest counts, in the latest day or month;
 - the highest epoch wins, and on a tie the denying one;
 - a name keeps all its claims, by (clock, entry hash);
 - any other field belongs to its last writer by (clock, feed, seq);
@@ -26,6 +27,7 @@ from covey.contracts.feeds import (
     AccountCreate,
     AccountRename,
     Admit,
+    BudgetSpent,
     InvitationCreate,
     InvitationUse,
     KeyCreate,
@@ -44,6 +46,7 @@ from covey.contracts.feeds import (
 from covey.store.rows import (
     NEVER,
     AccountRow,
+    BudgetRow,
     Claim,
     InvitationRow,
     KeyRow,
@@ -53,6 +56,7 @@ from covey.store.rows import (
     SessionRow,
     Stamp,
     StandingRow,
+    budget_key,
 )
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -213,6 +217,17 @@ def _invitation_use(rows: Rows, meta: EntryMeta, op: InvitationUse) -> tuple[Row
     return _changed(old, replace(row, used_by=min(row.used_by or user, user)))
 
 
+def _budget_spent(rows: Rows, meta: EntryMeta, op: BudgetSpent) -> tuple[Row, ...]:
+    """Totals: the highest of each gateway, in the latest period."""
+    key = budget_key(op.id, op.period)
+    old = rows.get(BudgetRow, key)
+    if old is not None and old.period > op.period:
+        return ()
+    known = old.used if old is not None and old.period == op.period else {}
+    used = {gateway: max(op.used.get(gateway, 0), known.get(gateway, 0)) for gateway in sorted({*known, *op.used})}
+    return _changed(old, BudgetRow(id=key, period=op.period, used=used))
+
+
 _RULES: dict[type[Any], Callable[[Rows, EntryMeta, Any], tuple[Row, ...]]] = {
     Admit: _admit,
     Remove: _remove,
@@ -231,6 +246,7 @@ _RULES: dict[type[Any], Callable[[Rows, EntryMeta, Any], tuple[Row, ...]]] = {
     SessionEnd: _session_end,
     InvitationCreate: _invitation_create,
     InvitationUse: _invitation_use,
+    BudgetSpent: _budget_spent,
 }
 
 
@@ -259,6 +275,8 @@ def touched(op: Op) -> tuple[tuple[type[Any], str], ...]:
             return ((SessionRow, digest.hex()),)
         case InvitationCreate(id=invitation) | InvitationUse(id=invitation):
             return ((InvitationRow, invitation),)
+        case BudgetSpent(id=budget, period=period):
+            return ((BudgetRow, budget_key(budget, period)),)
         case _:
             return ()  # a removal's are the verdict's
 

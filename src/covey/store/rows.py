@@ -111,4 +111,17 @@ class InvitationRow(msgspec.Struct, frozen=True, kw_only=True):
     used_by: str = ""
 
 
-Row = MemberRow | KeyRow | StandingRow | AccountRow | NameRow | SessionRow | InvitationRow
+class BudgetRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What is used of a budget. `id`: `<whose>/day` or `<whose>/month`. `used`: by gateway, in the latest period."""
+
+    id: str
+    period: str = ""
+    used: dict[str, int] = {}
+
+
+def budget_key(limit_id: str, period: str) -> str:
+    """The row of a budget: one for its days, one for its months."""
+    return f"{limit_id}/{'month' if len(period) == len('2026-11') else 'day'}"
+
+
+Row = MemberRow | KeyRow | StandingRow | AccountRow | NameRow | SessionRow | InvitationRow | BudgetRow

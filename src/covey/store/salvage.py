@@ -7,6 +7,7 @@ from covey.contracts.feeds import (
     AccountApprove,
     AccountRename,
     Admit,
+    BudgetSpent,
     InvitationUse,
     KeyRevoke,
     Label,
@@ -18,7 +19,17 @@ from covey.contracts.feeds import (
     SessionEnd,
 )
 from covey.store.merge import Rows
-from covey.store.rows import NEVER, AccountRow, InvitationRow, KeyRow, MemberRow, Row, SessionRow, StandingRow
+from covey.store.rows import (
+    NEVER,
+    AccountRow,
+    BudgetRow,
+    InvitationRow,
+    KeyRow,
+    MemberRow,
+    Row,
+    SessionRow,
+    StandingRow,
+)
 
 BY = "repair"
 """Who did it, in the audit."""
@@ -94,6 +105,12 @@ def _invitation(known: InvitationRow, rows: Rows, heads: Mapping[str, int]) -> I
         yield InvitationUse(id=known.id, account=known.used_by)
 
 
+def _budget(known: BudgetRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:
+    row = rows.get(BudgetRow, known.id) or BudgetRow(id=known.id)
+    if row.period < known.period or (row.period == known.period and known.used.items() - row.used.items()):
+        yield BudgetSpent(id=known.id.rpartition("/")[0], period=known.period, used=known.used)
+
+
 _RULES: dict[type[Any], Callable[[Any, Rows, Mapping[str, int]], Iterator[Op]]] = {
     MemberRow: _member,
     KeyRow: _key,
@@ -101,4 +118,5 @@ _RULES: dict[type[Any], Callable[[Any, Rows, Mapping[str, int]], Iterator[Op]]] 
     AccountRow: _account,
     SessionRow: _session,
     InvitationRow: _invitation,
+    BudgetRow: _budget,
 }

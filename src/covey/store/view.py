@@ -14,6 +14,7 @@ from covey.contracts.feeds import Kind
 from covey.store.kv import Reader
 from covey.store.rows import (
     AccountRow,
+    BudgetRow,
     InvitationRow,
     KeyRow,
     MemberRow,
@@ -58,6 +59,7 @@ TABLES: dict[type[Any], Table] = dict(
         _table("keys", "key", KeyRow, "id"),
         _table("keys", "standing", StandingRow, "owner"),
         _table("secret", "account", AccountRow, "id"),
+        _table("secret", "budget", BudgetRow, "id"),
         _table("secret", "invitation", InvitationRow, "id"),
         _table("secret", "name", NameRow, "name"),
         _table("secret", "session", SessionRow, "id"),

@@ -8,7 +8,7 @@ import trio
 
 from covey.bus.caller import Caller
 from covey.contracts.audit import AUDIT_RECORDS_MAX, CURSOR_CHARS_MAX, Audit, AuditPage, AuditRecord, AuditStanding
-from covey.contracts.feeds import AccountCreate, Op, PasswordSet, SessionEnd, SessionStart
+from covey.contracts.feeds import AccountCreate, BudgetSpent, Op, PasswordSet, SessionEnd, SessionStart
 from covey.errors import CallError
 from covey.roles.auth.audit_words import by_name, said
 from covey.roles.auth.credentials import administrator
@@ -127,13 +127,13 @@ class _Clerk:
 def _told(entry: Entry, *, sessions: bool) -> Iterator[tuple[int, Op]]:
     """The operations of an entry that are worth a record, the last one first, with their numbers.
 
-    The first password of an account that was made in the same breath is not.
+    The first password of an account that was made in the same breath is not, and neither is what a budget counts.
     """
     made = {op.id for op in entry.ops if isinstance(op, AccountCreate)}
     for number in reversed(range(len(entry.ops))):
         op = entry.ops[number]
         if isinstance(op, SessionStart | SessionEnd) and not sessions:
             continue
-        if isinstance(op, PasswordSet) and op.id in made:
+        if isinstance(op, BudgetSpent) or (isinstance(op, PasswordSet) and op.id in made):
             continue
         yield number, op

@@ -7,6 +7,7 @@ from covey.contracts.feeds import (
     AccountCreate,
     AccountRename,
     Admit,
+    BudgetSpent,
     InvitationCreate,
     InvitationUse,
     KeyCreate,
@@ -21,7 +22,7 @@ from covey.contracts.feeds import (
     SessionEnd,
     SessionStart,
 )
-from covey.contracts.limits import WORDS, told
+from covey.contracts.limit_words import WORDS, told
 from covey.roles.auth import people
 from covey.store.key_check import restrictions
 from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, SessionRow
@@ -49,6 +50,9 @@ def said(view: View, op: Op) -> Said:
             return _of_invitations(view, op)
         case SessionStart() | SessionEnd():
             return _of_sessions(view, op)
+        case BudgetSpent():
+            whose = op.id.partition(":")[2]
+            return Said(f"The use of a budget in {op.period} was written down.", "", whose, "")
         case _:
             return _of_people(view, op)
 

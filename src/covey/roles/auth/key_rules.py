@@ -16,7 +16,7 @@ from covey.contracts.auth import (
 from covey.contracts.feeds import KeyCreate, ScopedKeyCreate
 from covey.contracts.gateway import API_ROUTES, covers
 from covey.contracts.inference import MODEL_NAME_PATTERN
-from covey.contracts.limits import named, out_of_range
+from covey.contracts.limit_words import named, out_of_range
 from covey.contracts.membership import NODE_LABEL_PATTERN
 from covey.errors import CallError
 from covey.nearest import suggestion

@@ -15,6 +15,7 @@ from covey.roles.auth.config import AuthConfig
 from covey.roles.auth.holders import Holders
 from covey.roles.auth.key_usage import KeyUsage
 from covey.roles.auth.keys import Keys
+from covey.roles.auth.limit_owner import LimitOwner
 from covey.roles.auth.node_invites import AREA, InviteBook, NodeInvites
 from covey.roles.auth.nodes import Nodes
 from covey.roles.auth.passwords import Passwords
@@ -46,16 +47,19 @@ async def open_auth(config: AuthConfig, parts: Parts) -> AsyncGenerator[None, No
         feeds.settled, feeds.may_write = acks.settled, parts.cluster.caught_up
         realm = await _open_realm(config, parts, feeds, acks)
         usage = KeyUsage(parts.store.local("auth"))
+        limits = LimitOwner(parts.bus, feeds, parts.clock, config.lease_seconds)
         FeedTails(parts.store, parts.lifecycle.stop).serve(parts.bus)
         acks.serve()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(usage.keep, config.key_use_flush_seconds, name="keep the keys' last use")
             nursery.start_soon(learn_sessions, realm.sessions, parts.store)
+            nursery.start_soon(limits.keep, name="keep what budgets have used")
             if parts.cluster.is_complete:
                 _serve_all(parts, realm, usage)
+                limits.serve()
                 nursery.start_soon(say_kept, feeds)
             else:
-                nursery.start_soon(_serve_once_complete, parts, realm, usage)
+                nursery.start_soon(_serve_once_complete, parts, realm, usage, limits)
             try:
                 yield
             finally:
@@ -79,13 +83,14 @@ async def _open_realm(config: AuthConfig, parts: Parts, feeds: Feeds, acks: Acks
     )
 
 
-async def _serve_once_complete(parts: Parts, realm: Realm, usage: KeyUsage) -> None:
+async def _serve_once_complete(parts: Parts, realm: Realm, usage: KeyUsage, limits: LimitOwner) -> None:
     """A new auth node answers nobody before it knows who there is."""
     parts.lifecycle.missing["auth"] = "it fetches the accounts and keys from another auth node"
     await parts.cluster.complete()
     await say_kept(realm.feeds)
     del parts.lifecycle.missing["auth"]
     _serve_all(parts, realm, usage)
+    limits.serve()
     log.info("This auth node has all accounts and keys, and serves.")
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from covey.contracts.auth import KeyLimits, LimitName
-from covey.contracts.limits import LIMITS_MAX, limits_of, named
+from covey.contracts.limit_words import LIMITS_MAX, limits_of, named
 from covey.errors import CallError
 from covey.roles.web.forms import Form
 
