@@ -3,8 +3,8 @@
 `Rate` is a bucket of tokens (the generic cell rate algorithm in its "leaky bucket" form, ATM Forum TM 4.0, 4.4.2). What
 holds the bound: what is left in the bucket, what gateways hold unspent, and what they reserved and may give back, is
 together never more than the burst. So no window admits more than the burst and what the rate gives in it, whenever
-what was lent is spent. What gateways hold keeps the bucket from filling; what is merely reserved does not, but loses its
-right to come back instead.
+what was lent is spent. What gateways hold keeps the bucket from filling; what is merely reserved does not, but loses
+its right to come back instead.
 
 `Quota` is a number of which parts are out: requests at once, or a budget's tokens.
 """
@@ -148,13 +148,8 @@ class Quota:
     def lease(
         self, gateway: str, term: int, use: LimitUse, now: float, *, capacity: float, chunk: int = 1, lend: bool = True
     ) -> LimitGrant:
-        """Take note of what a gateway has, and lend it what it needs.
-
-        Args:
-            gateway, term, use, now: as for a rate.
-            capacity: what there is, lent or not.
-            chunk: lent at once at least, where there is as much.
-            lend: false: take note only.
+        """Take note of what a gateway has, and lend it what it needs. `capacity`: what there is, lent or not. `chunk`:
+        lent at once at least, where there is as much. Unless `lend`, nothing is.
         """
         holder = self._holders.setdefault(gateway, Holder(term))
         holder.term, holder.held, holder.until = term, float(min(use.held, use.limit)), now + LEASE_SECONDS
