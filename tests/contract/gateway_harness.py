@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 from http_harness import Answer, RawClient, Served, serving
+from msgspec.structs import replace
 
 from covey.backends.echo import EchoBackend, EchoConfig
 from covey.bus.bus import Bus
@@ -27,10 +28,12 @@ from covey.contracts.inference import (
     ModelStatus,
 )
 from covey.contracts.keys import INVALID_KEY, MINT_BYTES, MintedKey, mint, parse
+from covey.contracts.limits import LEASE_LIMITS, LeaseLimits, LimitGrant, LimitGrants, LimitsLeased, LimitUse
 from covey.contracts.method import Nothing
 from covey.errors import CallError
 from covey.http.health import PATHS, HealthApp
 from covey.http.router import Router
+from covey.roles.auth.limits import Budget, Quota, Rate
 from covey.roles.base import Lifecycle, NodeInfo, Parts
 from covey.roles.gateway.role import GatewayConfig, open_gateway
 from covey.store.identity import Identity as NodeIdentity
@@ -63,7 +66,7 @@ class Auth:
         return made.text
 
     def know(self, made: MintedKey, **fields: Any) -> None:
-        limits = KeyLimits(fields.pop("requests_per_minute", None))
+        limits = KeyLimits(**{name: fields.pop(name, None) for name in KeyLimits.__struct_fields__})
         self._identities[made.key_id] = made.digest, Identity(made.key_id, "ada", limits=limits, **fields)
 
     def revoke(self, key: str) -> None:
@@ -86,6 +89,39 @@ class Auth:
     async def used(self, caller: Caller, request: KeyUsed) -> Nothing:
         self.used_at.update(request.used_at)
         return Nothing()
+
+
+class LimitOwner:
+    """Lends as the auth role's does to the only gateway there is."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[str, str], Rate] = {}
+        self._running: dict[str, Quota] = {}
+        self._budgets: dict[tuple[str, str], Budget] = {}
+
+    async def lease(self, caller: Caller, request: LeaseLimits) -> LimitsLeased:
+        return LimitsLeased(
+            1,
+            tuple(
+                LimitGrants(
+                    one.id, owned=True, grants=tuple(self._grant(one.id, request.term, use) for use in one.uses)
+                )
+                for one in request.reports
+            ),
+        )
+
+    def _grant(self, limit_id: str, term: int, use: LimitUse) -> LimitGrant:
+        now = trio.current_time()
+        if use.kind == "requests" or use.kind == "tokens":
+            rate = self._rates.setdefault((limit_id, use.kind), Rate(use.limit, now, since=float("-inf")))
+            rate.advance(use.limit, 1.0, now)
+            return rate.lease("g", term, use, now)
+        if use.kind == "concurrency":
+            return self._running.setdefault(limit_id, Quota()).lease("g", term, use, now, capacity=use.limit)
+        budget = self._budgets.setdefault((limit_id, use.period), Budget())
+        base, left = budget.note("g", use), max(use.limit - budget.spent, 0)
+        grant = budget.quota.lease("g", term, use, now, capacity=left)
+        return replace(grant, base=base, retry_after_seconds=3600.0 if left < use.needed else grant.retry_after_seconds)
 
 
 class Inference:
@@ -178,6 +214,7 @@ async def gateway(
         bus.stamped("auth").serve(VERIFY, fake_auth.verify)
         bus.stamped("auth").serve(AUTHORIZE, fake_auth.authorize)
         bus.stamped("auth").serve(KEY_USED, fake_auth.used)
+        bus.stamped("auth").serve(LEASE_LIMITS, LimitOwner().lease)
     if inference:
         bus.stamped("inference").serve_stream(CHAT, fake_inference.chat)
         bus.stamped("inference").serve_stream(EMBED, fake_inference.embed)

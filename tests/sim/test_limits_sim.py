@@ -116,9 +116,7 @@ async def test_tokens_are_reserved_and_settled(autojump_clock: MockClock, seed: 
         _, doors, counting = await world(cluster)
         limit = 60_000
         load = Load(identity(tokens_per_minute=limit))
-        await load.offer_all(
-            counting, doors, 40.0, 60.0, seed, prompt=50, answer=1000, lasts_seconds=3.0, used=0.2
-        )
+        await load.offer_all(counting, doors, 40.0, 60.0, seed, prompt=50, answer=1000, lasts_seconds=3.0, used=0.2)
         used = [(at, tokens) for at, _, tokens in load.admitted]
         assert load.reasons == {"tokens"}
         assert worst(used, limit) <= 1.0

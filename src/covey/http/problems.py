@@ -30,5 +30,6 @@ def headers_of(error: CallError) -> list[tuple[bytes, bytes]]:
         seconds = max(error.retry_after_seconds, 0.001)
         headers.append((b"retry-after", str(math.ceil(seconds)).encode()))
         headers.append((b"retry-after-ms", str(math.ceil(seconds * 1000)).encode()))
-    headers.append((b"x-should-retry", b"true" if error.code in _RETRYABLE else b"false"))
+    worth_it = error.code in _RETRYABLE and error.reason != "insufficient_quota"
+    headers.append((b"x-should-retry", b"true" if worth_it else b"false"))
     return headers

@@ -28,6 +28,8 @@ from covey.roles.gateway.limit_groups import Group, Groups, Part
 from covey.roles.gateway.limits import TOKEN_KINDS, Lease
 from covey.transport.base import PeerId
 
+__all__ = ["Charge", "Limiter"]
+
 log = logging.getLogger(__name__)
 
 NO_LIMITS = KeyLimits()
@@ -117,7 +119,9 @@ class Limiter:
             # What comes back by itself is worth waiting for; of a budget the rest is all there will be.
             most = lease.limit if asked is not None and lease.is_rate else lease.remaining(now)
             answer = min(answer, most - prompt_tokens)
-        answer = max(answer, 1)
+        answer = max(
+            answer, 0 if asked == 0 else 1
+        )  # what is short of it is refused, and the refusal says when to come
         return max(prompt_tokens, 0) + answer, answer
 
     async def _fill(self, group: Group, takes: list[Take], deadline: float) -> bool:

@@ -45,6 +45,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_seconds_max: float = 90.0
     timeouts: tuple[Timeouts, ...] = ()
     requests_in_flight_max: int = 512
+    answer_tokens_default: int = 1024
     ping_seconds: float = 10.0
     key_use_report_seconds: float = 30.0
     loopback_key_file: str = ""
@@ -111,7 +112,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     tally = Tally()
     fleet = Fleet(parts.bus, parts.cluster.labels)
     admission = Admission(parts.bus, parts.clock)
-    limiter = Limiter()
+    limiter = Limiter(parts.bus, parts.clock, answer_tokens_default=config.answer_tokens_default)
     usage = UsageBook(parts.store, parts.clock, config.usage_retention, flush_seconds=config.usage_flush_seconds)
     books = Books(
         tally,
@@ -145,6 +146,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(usage.run)
         nursery.start_soon(requests.follow)
+        nursery.start_soon(limiter.run)
         nursery.start_soon(partial(admission.report_use, every_seconds=config.key_use_report_seconds))
         try:
             yield
