@@ -20,6 +20,8 @@ CHUNK_SHARE = 1 / 16
 """Of what there is, that is lent at once at least."""
 RETRY_SECONDS_MAX = 60.0
 QUOTA_RETRY_SECONDS = 0.25
+SETTLE_SECONDS_MAX = 3600.0
+"""How long what a gateway has reserved is remembered, without a word of it."""
 STEPS = 20
 """A budget is written down whenever another twentieth is spent."""
 
@@ -67,8 +69,11 @@ class Rate:
 
     def advance(self, limit: int, share: float, now: float) -> None:
         """Let time pass. `share`: the part of the limit that this owner may lend, from 0 to 1."""
-        for name in [name for name, holder in self._holders.items() if holder.until <= now]:
-            del self._holders[name]  # what it held counts as spent
+        for name, holder in list(self._holders.items()):
+            if holder.until <= now:
+                holder.held = 0.0  # it counts as spent
+                if holder.reserved <= holder.settled or holder.until + SETTLE_SECONDS_MAX <= now:
+                    del self._holders[name]
         self._limit, self._capacity, self._per_second = limit, limit * share, limit / 60 * share
         self._tokens += self._per_second * max(now - self._at, 0.0)
         self._at = now
@@ -93,8 +98,6 @@ class Rate:
         self._tokens -= granted
         holder.held += granted
         holder.until = now + LEASE_SECONDS
-        if not holder.held and not use.needed:
-            holder.until = now + 4 * LEASE_SECONDS  # only to know its totals
         return LimitGrant(
             granted=granted,
             left=max(int(self._tokens + EPSILON), 0),
