@@ -8,11 +8,15 @@ from documents import ROOT, code, read, table
 from quart_trio import QuartTrio
 
 from covey.dialects.problems import TABLE
+from covey.contracts.gateway import API_ROUTES
+from covey.dialects.openapi import OPENAPI_PATH
+from covey.dialects.operations import OPERATIONS
 from covey.errors import CODES
 from covey.http.health import PATHS
 from covey.http.problems import STATUS_BY_REASON
 from covey.roles.gateway.chats import Answering
-from covey.roles.gateway.routes import Api
+from covey.roles.gateway.listing import Listing
+from covey.roles.gateway.table import Table
 from covey.roles.web.app import build
 from covey.roles.web.config import WebConfig
 from covey.roles.web.context import Web
@@ -31,12 +35,21 @@ def served() -> set[tuple[str, str]]:
     """What the gateway has handlers for; HEAD goes with GET."""
     nothing: Any = None
     answering = Answering(nothing, body_bytes_max=1, body_seconds_max=1, ping_seconds=1, name_of=None)
-    routes = Api(nothing, answering, nothing, nothing).routes
+    routes = Table(answering, Listing(nothing, answering)).routes
     return {(method, route.path) for route in routes for method in route.handlers if method != "HEAD"}
 
 
 def test_the_api_serves_what_is_documented_and_nothing_else() -> None:
-    assert served() == {row for row in DOCUMENTED if row[1] not in PATHS}
+    assert served() == {row for row in DOCUMENTED if row[1] not in (*PATHS, OPENAPI_PATH)}
+
+
+def test_the_description_has_every_route() -> None:
+    described = {(one.method, one.path) for one in OPERATIONS}
+    assert described == served() | {("GET", OPENAPI_PATH)}
+
+
+def test_a_key_can_be_held_to_each_of_them_and_to_no_other() -> None:
+    assert sorted(API_ROUTES) == sorted({path for _, path in served()})
 
 
 def test_health_is_documented() -> None:

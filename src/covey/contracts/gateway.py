@@ -18,12 +18,14 @@ API_ROUTES: tuple[str, ...] = (
     "/v1/models/{id}",
     "/v1/responses",
     "/v1/messages",
+    "/v1/messages/count_tokens",
     "/api/tags",
     "/api/version",
     "/api/ps",
     "/api/chat",
     "/api/generate",
     "/api/embed",
+    "/api/embeddings",
     "/api/show",
 )
 """The paths that a key may be held to (`Identity.routes`)."""

@@ -32,6 +32,20 @@ TYPES: Mapping[Code, str] = {
 }
 
 
+class AnthropicProblem(msgspec.Struct):
+    """An error as Anthropic's API tells it."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct):
+    """The body of an answer that is but an error, on Anthropic's paths."""
+
+    error: AnthropicProblem
+    type: str = "error"
+
+
 def error_body(error: CallError) -> bytes:
     """`{"type": "error", "error": {"type", "message"}}`: of a refusal, or the data of a stream's last event."""
     return msgspec.json.encode({"type": "error", "error": {"type": TYPES[error.code], "message": error.message}})

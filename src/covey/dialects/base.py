@@ -1,7 +1,7 @@
 """What every dialect gives the gateway: a request taken apart, and a writer that renders its answer. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from covey.contracts.inference import (
@@ -126,8 +126,8 @@ class ChatCall:
     chats: tuple[ChatRequest, ...]
     stream: bool
     writer: Callable[[Head], Writer]
-    fields: Mapping[Capability, str] = field(default_factory=dict[Capability, str])
-    model: str = ""
+    fields: Mapping[Capability, str]
+    model: str
 
 
 @dataclass(frozen=True, slots=True)

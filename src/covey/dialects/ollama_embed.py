@@ -18,19 +18,23 @@ from covey.errors import CallError
 _encode = msgspec.json.Encoder().encode
 
 
-class _EmbedBody(msgspec.Struct):
+class EmbedBody(msgspec.Struct):
+    """What a client sends."""
+
     model: str
     input: str | list[str]
     dimensions: int | None = None
 
 
-class _EmbeddingsBody(msgspec.Struct):
+class EmbeddingsBody(msgspec.Struct):
+    """What a client of the older path sends."""
+
     model: str
     prompt: str
 
 
-_embed_decoder = msgspec.json.Decoder(_EmbedBody)
-_embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
+_embed_decoder = msgspec.json.Decoder(EmbedBody)
+_embeddings_decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
 def parse_embed(body: bytes) -> EmbedCall:

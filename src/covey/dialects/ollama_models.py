@@ -23,12 +23,14 @@ _WORDS = {"chat": "completion", "completion": "completion", "tools": "tools", "v
 _encode = msgspec.json.Encoder().encode
 
 
-class _ShowBody(msgspec.Struct):
+class ShowBody(msgspec.Struct):
+    """What a client sends; older ones say `name`."""
+
     model: str | None = None
     name: str | None = None
 
 
-_show_decoder = msgspec.json.Decoder(_ShowBody)
+_show_decoder = msgspec.json.Decoder(ShowBody)
 
 
 def parse_show(body: bytes) -> str:

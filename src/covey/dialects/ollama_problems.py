@@ -5,6 +5,12 @@ import msgspec
 from covey.errors import CallError
 
 
+class OllamaError(msgspec.Struct):
+    """The body of an answer that is but an error, on Ollama's paths."""
+
+    error: str
+
+
 def error_body(error: CallError, model: str = "") -> bytes:
     """`{"error": "text"}`: the body of a refusal, and with a line feed the last line of a stream that broke.
 

@@ -125,7 +125,7 @@ def parse_chat(body: bytes) -> ChatCall:
         logprobs=bool(call.logprobs),
         functions=bool(call.functions),
     )
-    return ChatCall(choices(chat, call.n or 1), bool(call.stream), writer, _fields(call, first_picture))
+    return ChatCall(choices(chat, call.n or 1), bool(call.stream), writer, _fields(call, first_picture), call.model)
 
 
 def _refuse_unsupported(call: ChatBody) -> None:

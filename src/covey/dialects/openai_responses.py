@@ -148,7 +148,7 @@ def parse_response(body: bytes) -> ChatCall:
         "logprobs": "top_logprobs" if call.top_logprobs else "include",
     }
     writer = partial(ResponseWriter, asked=_echo(call, answer_format), logprobs=logprobs)
-    return ChatCall((chat,), bool(call.stream), writer, fields)
+    return ChatCall((chat,), bool(call.stream), writer, fields, call.model)
 
 
 def _refuse_unsupported(call: ResponseBody) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from covey.dialects.bodies import Range
 
+OPENAPI_PATH = "/openapi.json"
 OPENAPI_VERSION = "3.1.0"
 JSON = "application/json"
 EVENTS = "text/event-stream"

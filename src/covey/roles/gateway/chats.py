@@ -56,9 +56,9 @@ class Answering:
         last = b""
         async with (
             leaving_with_client(exchange.scope, exchange.receive),
-            self._completions.open(asked, call.chats, call.fields) as answers,
+            self._completions.open(asked, call.chats, call.fields, model=call.model) as answers,
         ):
-            writer = call.writer(Head(secrets.token_hex(12), answers.model, time.time()))
+            writer = call.writer(self._head(exchange, answers.model))
             if call.stream:
                 last = await self._stream(exchange, answers, writer)
             else:
@@ -77,7 +77,7 @@ class Answering:
         body = b""
         async with leaving_with_client(exchange.scope, exchange.receive):
             vectors = await self._completions.embed(asked, call.request)
-            head = Head(secrets.token_hex(12), asked.model, time.time())
+            head = self._head(exchange, asked.model)
             body = call.render(head, vectors, asked.usage.prompt_tokens)
         if body:  # else the client has left
             self._tell_node(exchange, asked.node)
@@ -116,6 +116,11 @@ class Answering:
             if ahead:
                 await exchange.write(ahead)
                 ahead = b""
+
+    def _head(self, exchange: Exchange, model: str) -> Head:
+        return Head(
+            secrets.token_hex(12), model, time.time(), elapsed=lambda: trio.current_time() - exchange.started_at
+        )
 
     def _tell_node(self, exchange: Exchange, node: PeerId | None) -> None:
         if self._name_of is not None and node is not None:

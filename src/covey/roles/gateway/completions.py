@@ -47,24 +47,25 @@ class Completions:
 
     @asynccontextmanager
     async def open(
-        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str]
+        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str], *, model: str
     ) -> AsyncGenerator[Answers, None]:
         """Run a request's chats; leaving the block stops the engines and closes the books.
 
         Args:
             asked: whose request; what becomes of it is written there.
-            chats: one for each choice, at least one, all for one model; "" is the first that can answer.
+            chats: one for each choice, all for one model. None: it only has to be there.
             fields: what the dialect calls the field behind a capability.
+            model: as the client wrote it; "" is the first that can answer.
 
         Raises:
             CallError: `draining`, `rate_limited`, `forbidden`, `not_found`, `unsupported`, `no_capacity`, and what the
                 node says.
         """
         with self._books.entry(asked):
-            choices = await self._choices(asked, chats, fields)
+            choices = await self._choices(asked, chats, fields, model)
             answers = Answers(asked, choices)
             try:
-                if len(choices) == 1:
+                if len(choices) <= 1:
                     yield answers
                 else:
                     async with open_background() as nursery:
@@ -78,7 +79,7 @@ class Completions:
                 asked.outcome = "cancelled"
 
     async def _choices(
-        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str]
+        self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str], written: str
     ) -> list[Choice]:
         estimates = [estimated_tokens(chat) for chat in chats]
         once = {prompt_key(chat): tokens for chat, tokens in zip(chats, estimates, strict=True)}
@@ -86,8 +87,11 @@ class Completions:
         share = await self._admit(
             asked, sum(once.values()), sum(caps) if len(caps) == len(chats) else None, answers=len(chats)
         )
-        model = await self._fleet.name_of(chats[0].model, asked.identity)
+        model = await self._fleet.name_of(written, asked.identity)
         check_model(asked.identity, model)
+        if not chats:
+            await self._fleet.place(_wanted(asked.identity, model, {}))
+            asked.model = model
         choices: list[Choice] = []
         for chat, prompt_tokens in zip(chats, estimates, strict=True):
             limits = [limit for limit in (chat.max_tokens, share) if limit is not None]

@@ -185,7 +185,7 @@ class Fleet:
             )
         return CallError(
             "not_found",
-            f"The model {model!r} does not exist here. GET /v1/models lists those that do.",
+            f"The model {model!r} was not found here. GET /v1/models lists those that do.",
             reason="model_not_found",
             param="model",
         )

@@ -16,18 +16,21 @@ from covey.contracts.gateway import COMPLETE, LIST_MODELS, STATS, GatewayStats, 
 from covey.contracts.gateway import Completion as CompletionRequest
 from covey.contracts.inference import ChatDelta
 from covey.contracts.method import Nothing
+from covey.dialects.operations import OPERATIONS
 from covey.roles.base import Parts, Role
 from covey.roles.gateway.admission import OPERATOR, Admission, asked_key, check_route
 from covey.roles.gateway.books import Asked, Books
 from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.completions import Completions
 from covey.roles.gateway.limiting import Limiter
+from covey.roles.gateway.listing import Description, Listing
 from covey.roles.gateway.live import LiveRequests
 from covey.roles.gateway.loopback import read_loopback_key
 from covey.roles.gateway.patience import Patience, Patiences, Timeouts
 from covey.roles.gateway.placement import Fleet
 from covey.roles.gateway.routes import MOUNTS, Api
 from covey.roles.gateway.stats import Tally
+from covey.roles.gateway.table import Table
 from covey.roles.gateway.usage import UsageBook
 from covey.roles.gateway.usage_rows import Retention
 from covey.roles.gateway.usage_service import UsageService
@@ -83,7 +86,7 @@ class Gateway:
             check_route(identity, "/v1/chat/completions")
             live.belongs_to(identity.owner)
             asked = Asked(identity, COMPLETE.name, live, trio.current_time())
-            async with self._completions.open(asked, (request.chat,), {}) as answers:
+            async with self._completions.open(asked, (request.chat,), {}, model=request.chat.model) as answers:
                 while batch := await answers.batch():
                     for _, deltas in batch:
                         for delta in deltas:
@@ -140,7 +143,8 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
         ping_seconds=config.ping_seconds,
         name_of=parts.bus.name_of if config.node_header else None,
     )
-    api = Api(admission, answering, fleet, requests, loopback_key)
+    table = Table(answering, Listing(fleet, answering))
+    api = Api(admission, table, Description(OPERATIONS), requests, loopback_key)
     for prefix in MOUNTS:
         parts.http.mount(prefix, api)
     async with trio.open_nursery() as nursery:

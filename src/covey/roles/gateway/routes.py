@@ -1,45 +1,23 @@
 """The HTTP API: a plain ASGI application that denies by default. What is not in its table does not exist."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-
-from covey.contracts.auth import Identity
-from covey.dialects import openai
+from covey.dialects.openapi import OPENAPI_PATH
 from covey.errors import CallError
 from covey.http.asgi import ClientGone, Receive, Scope, Send
 from covey.http.credential import credential
 from covey.roles.gateway.admission import Admission, asked_key, check_route
-from covey.roles.gateway.chats import Answering
 from covey.roles.gateway.exchange import SHOWN_CHARS_MAX, Exchange
+from covey.roles.gateway.listing import Description
 from covey.roles.gateway.live import LiveRequests
 from covey.roles.gateway.loopback import loopback_credential
-from covey.roles.gateway.placement import Fleet
-from covey.roles.gateway.voice import OPENAI, Voice
+from covey.roles.gateway.table import Handler, Route, Table, voice_of
 from covey.telemetry.access import note_caller, note_route
 from covey.telemetry.logs import set_request_id
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Exchange, Identity], Awaitable[None]]
-MOUNTS = ("/v1",)
+MOUNTS = ("/v1", "/api", OPENAPI_PATH)
 """Where the application is mounted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A path of the API. One that ends in `/{id}` takes any rest, slashes too.
-
-    Args:
-        path: as in the metrics, the documentation and what keys may be limited to.
-        voice: how its clients are spoken to.
-        handlers: by method.
-    """
-
-    path: str
-    voice: Voice
-    handlers: Mapping[str, Handler]
 
 
 class Api:
@@ -47,30 +25,20 @@ class Api:
 
     Args:
         admission: knows the keys.
-        answering: answers chats and embeddings.
-        fleet: knows the models.
+        table: of its routes.
+        description: of all of it.
         requests: the requests under way.
         loopback_key: for programs of this machine that send none; "" for nobody.
     """
 
     def __init__(
-        self, admission: Admission, answering: Answering, fleet: Fleet, requests: LiveRequests, loopback_key: str = ""
+        self, admission: Admission, table: Table, description: Description, requests: LiveRequests, loopback_key: str = ""
     ) -> None:
         self._admission = admission
-        self._fleet = fleet
+        self._table = table
+        self._description = description
         self._requests = requests
         self._loopback_key = loopback_key
-        chat, embed = answering.chat, answering.embed
-        self.routes = (
-            Route("/v1/chat/completions", OPENAI, {"POST": partial(chat, parse=openai.parse_chat)}),
-            Route("/v1/completions", OPENAI, {"POST": partial(chat, parse=openai.parse_completion)}),
-            Route("/v1/embeddings", OPENAI, {"POST": partial(embed, parse=openai.parse_embedding)}),
-            Route("/v1/responses", OPENAI, {"POST": partial(chat, parse=openai.parse_response)}),
-            Route("/v1/models", OPENAI, _reading(self._models)),
-            Route("/v1/models/{id}", OPENAI, _reading(self._model)),
-        )
-        self._exact = {route.path: route for route in self.routes if not route.path.endswith("/{id}")}
-        self._open_ended = tuple(route for route in self.routes if route.path.endswith("/{id}"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request: identify first, then dispatch."""
@@ -78,6 +46,9 @@ class Api:
         set_request_id(exchange.request_id)
         try:
             route = self._find(exchange)
+            if exchange.path == OPENAPI_PATH:
+                await self._describe(exchange)
+                return
             key = asked_key(loopback_credential(scope, self._loopback_key) or credential(scope))
             with self._requests.watch(key) as exchange.live:
                 identity = await self._admission.identify(key)
@@ -95,17 +66,20 @@ class Api:
 
     def _find(self, exchange: Exchange) -> Route | None:
         """The route of a path, and from then on its voice: who has no key is told so in the client's own terms."""
-        path = exchange.path
-        route = self._exact.get(path)
+        route = self._table.find(exchange.path)
         if route is None:
-            for one in self._open_ended:
-                prefix = one.path.removesuffix("{id}")
-                if path.startswith(prefix):
-                    route = one
-        if route is not None:
+            exchange.voice = voice_of(exchange.path)
+        else:
             exchange.voice, exchange.route = route.voice, route.path
             note_route(route.path)
         return route
+
+    async def _describe(self, exchange: Exchange) -> None:
+        note_route(OPENAPI_PATH)
+        if exchange.scope["method"] not in ("GET", "HEAD"):
+            exchange.extra.append((b"allow", b"GET, HEAD"))
+            raise CallError("invalid", f"{OPENAPI_PATH} takes GET or HEAD.", reason="method_not_allowed")
+        await self._description.serve(exchange)
 
     def _handler(self, exchange: Exchange, route: Route | None) -> Handler:
         method, path = exchange.scope["method"], exchange.path[:SHOWN_CHARS_MAX]
@@ -115,23 +89,3 @@ class Api:
             exchange.extra.append((b"allow", ", ".join(route.handlers).encode()))
             raise CallError("invalid", f"{path} takes {' or '.join(route.handlers)}.", reason="method_not_allowed")
         return route.handlers[method]
-
-    async def _models(self, exchange: Exchange, identity: Identity) -> None:
-        await exchange.answer(200, openai.model_list(await self._fleet.summaries(identity)))
-
-    async def _model(self, exchange: Exchange, identity: Identity) -> None:
-        name = exchange.path.removeprefix("/v1/models/")
-        for model in await self._fleet.summaries(identity):
-            if model.name == name:
-                await exchange.answer(200, openai.model_one(model))
-                return
-        raise CallError(
-            "not_found",
-            f"The model {name[:SHOWN_CHARS_MAX]!r} does not exist here.",
-            reason="model_not_found",
-            param="model",
-        )
-
-
-def _reading(handler: Handler) -> dict[str, Handler]:
-    return {"GET": handler, "HEAD": handler}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from covey.dialects import sse
+from covey.dialects import anthropic, ollama, sse
 from covey.dialects.problems import openai_body
 from covey.errors import CallError
 from covey.http.asgi import Headers
@@ -30,3 +30,7 @@ class Voice:
 
 
 OPENAI = Voice(openai_body, EVENT_HEADERS, sse.PING)
+ANTHROPIC = Voice(anthropic.error_body, EVENT_HEADERS, anthropic.PING, id_header=b"request-id")
+OLLAMA = Voice(
+    ollama.error_body, [(b"content-type", b"application/x-ndjson")], ollama.PING, any_content_type=True
+)
