@@ -93,6 +93,7 @@ def test_choices_of_one_prompt_share_it() -> None:
         ({"prompt": ["a", [5]]}, "invalid", "prompt"),
         ({"prompt": [[5], []]}, "invalid", "prompt[1]"),
         ({"prompt": [[5], [-1]]}, "invalid", "prompt[1][0]"),
+        ({"prompt": [1, 2, 2**31]}, "invalid", "prompt[2]"),
         ({"prompt": [2**31]}, "invalid", "prompt[0]"),
         ({"prompt": [1.5]}, "invalid", "prompt[0]"),
         ({"prompt": [True]}, "invalid", "prompt[0]"),

@@ -106,6 +106,7 @@ ALLOWED = {"type": "allowed_tools"}
         ({"tools": [entry("a", parameters=[])]}, "tools[0].function.parameters"),
         ({"tools": [entry("a", parameters=nested(70))]}, "tools[0].function.parameters"),
         ({"tools": [entry("a", parameters={"x": "y" * 100_001})]}, "tools[0].function.parameters"),
+        ({"tools": [entry(f"a{i}", parameters={"x": "y" * 90_000}) for i in range(6)]}, "tools"),
         ({"tools": [entry("a", strict="yes")]}, "tools[0].function.strict"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),

@@ -115,19 +115,19 @@ def json_text(value: Any, param: str, *, bytes_max: int = SCHEMA_BYTES_MAX) -> s
     Raises:
         CallError: `invalid`: it is nested too deeply or too long.
     """
-    if not _is_shallow(value, LEVELS_MAX):
-        raise CallError("invalid", f"{param} is nested too deeply: up to {LEVELS_MAX} levels.", param=param)
     text = msgspec.json.encode(value)
     if len(text) > bytes_max:
         raise CallError("invalid", f"{param} is too long: up to {bytes_max} bytes.", param=param)
+    if not _is_shallow(value, LEVELS_MAX):
+        raise CallError("invalid", f"{param} is nested too deeply: up to {LEVELS_MAX} levels.", param=param)
     return text.decode()
 
 
 def _is_shallow(value: Any, levels: int) -> bool:
-    if not isinstance(value, (dict, list)):
-        return True
     inner = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
-    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
+    # Only what can hold more is looked into: a long list of numbers must cost no more than to read it.
+    nested: list[Any] = [one for one in inner if isinstance(one, (dict, list))]
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in nested)
 
 
 def logit_bias(bias: dict[str, float] | None, param: str = "logit_bias") -> dict[str, float] | None:

@@ -110,6 +110,10 @@ class InputReader:
         images: list[Image] = []
         chars = 0
         for number, part in enumerate(content):
+            if part.type in ("input_text", "output_text") and part.text is not None:  # nearly all of them
+                texts.append(part.text)
+                chars += len(part.text)
+                continue
             at = f"{param}[{number}]"
             if part.type == "input_image" and role == "user":
                 images.append(self._picture(part, at, chars))
@@ -132,14 +136,13 @@ class InputReader:
 
 
 def _text(part: InputPart, param: str, role: str) -> str:
-    field = "refusal" if part.type == "refusal" else "text"
-    if part.type not in ("input_text", "output_text", "refusal"):
-        kind = part.type[:CAUSE_CHARS_MAX]
-        raise CallError("unsupported", f"{param}: the role {role} takes no parts of type {kind!r} here.", param=param)
-    text = part.refusal if field == "refusal" else part.text
-    if text is None:
+    if part.type == "refusal" and part.refusal is not None:
+        return part.refusal
+    if part.type in ("input_text", "output_text", "refusal"):
+        field = "refusal" if part.type == "refusal" else "text"
         raise CallError("invalid", f"{param}.{field} is required.", param=f"{param}.{field}")
-    return text
+    kind = part.type[:CAUSE_CHARS_MAX]
+    raise CallError("unsupported", f"{param}: the role {role} takes no parts of type {kind!r} here.", param=param)
 
 
 def _call(item: InputItem, param: str) -> ToolCall:

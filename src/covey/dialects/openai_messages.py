@@ -136,6 +136,10 @@ def _parts(parts: list[Part], param: str, role: str, reading: _Reading) -> tuple
     images: list[Image] = []
     chars = 0
     for number, part in enumerate(parts):
+        if part.type == "text" and part.text is not None:  # nearly all of them, and there may be very many
+            texts.append(part.text)
+            chars += len(part.text)
+            continue
         at = f"{param}.content[{number}]"
         if part.type == "image_url" and role == "user":
             images.append(_picture(part, f"{at}.image_url", chars, reading))
@@ -146,11 +150,10 @@ def _parts(parts: list[Part], param: str, role: str, reading: _Reading) -> tuple
 
 
 def _text(part: Part, param: str, role: str) -> str:
+    if part.type == "refusal" and role == "assistant" and part.refusal is not None:
+        return part.refusal
     if part.type == "text" or (part.type == "refusal" and role == "assistant"):
-        text = part.text if part.type == "text" else part.refusal
-        if text is None:
-            raise CallError("invalid", f"{param}.{part.type} is required.", param=f"{param}.{part.type}")
-        return text
+        raise CallError("invalid", f"{param}.{part.type} is required.", param=f"{param}.{part.type}")
     kind = part.type[:CAUSE_CHARS_MAX]
     raise CallError("unsupported", f"{param}: the role {role} takes no parts of type {kind!r} here.", param=param)
 

@@ -1,6 +1,6 @@
 """Texts and sequences of tokens, as completions and embeddings take them; and `stream_options`. Pure."""
 
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -68,8 +68,13 @@ def _one(one: str | int | list[int], param: str, *, empty: bool) -> str | tuple[
 def _tokens(tokens: list[int] | list[str | int | list[int]], param: str) -> tuple[int, ...]:
     if not tokens:
         raise CallError("invalid", f"{param} must not be empty.", param=param)
-    for index, token in enumerate(tokens):
-        if not isinstance(token, int) or not 0 <= token <= TOKEN_COUNT_MAX:
-            at = f"{param}[{index}]"
-            raise CallError("invalid", f"{at} is not the id of a token.", param=at)
-    return tuple(token for token in tokens if isinstance(token, int))
+    found = cast("tuple[int, ...]", tuple(tokens))
+    # Millions fit into a body: each step here is one call over all of them.
+    if set(map(type, found)) == {int} and min(found) >= 0 and max(found) <= TOKEN_COUNT_MAX:
+        return found
+    kinds = list(map(type, found))
+    if strange := next((kind for kind in kinds if kind is not int), None):
+        wrong = kinds.index(strange)
+    else:
+        wrong = found.index(min(found) if min(found) < 0 else max(found))
+    raise CallError("invalid", f"{param}[{wrong}] is not the id of a token.", param=f"{param}[{wrong}]")

@@ -185,7 +185,7 @@ def _tool(one: ResponseTool, param: str) -> Tool:
 
 
 def _tool_use(call: ResponseBody) -> ToolUse:
-    tools = check_tools([_tool(one, f"tools[{index}]") for index, one in enumerate(call.tools or ())], "tools")
+    tools = check_tools((_tool(one, f"tools[{index}]") for index, one in enumerate(call.tools or ())), "tools")
     choice = call.tool_choice
     if choice is None or isinstance(choice, str):
         return chosen_word(tools, choice or "auto")

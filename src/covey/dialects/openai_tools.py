@@ -5,7 +5,7 @@ Source: the OpenAI API reference, "Create chat completion": `tools`, `tool_choic
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from covey.dialects.bodies import CAUSE_CHARS_MAX, json_text
 from covey.errors import CallError
 
 DESCRIPTION_CHARS_MAX = 20_000
+TOOLS_CHARS_MAX = 500_000
+"""Of all descriptions and schemas together."""
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -116,17 +118,26 @@ def check_tool_name(name: str, param: str) -> None:
         raise CallError("invalid", f"{param} must be 1 to 64 letters, digits, - or _.", param=param)
 
 
-def check_tools(tools: Sequence[Tool], param: str) -> tuple[Tool, ...]:
-    """See that there are not too many, and no two of one name.
+def check_tools(tools: Iterable[Tool], param: str) -> tuple[Tool, ...]:
+    """See that there are not too many, together not too long, and no two of one name; stops at what is too much.
 
     Raises:
         CallError: `invalid`.
     """
-    if len(tools) > TOOLS_MAX:
-        raise CallError("invalid", f"{param} holds more than {TOOLS_MAX} functions.", param=param)
-    if len({one.name for one in tools}) < len(tools):
-        raise CallError("invalid", f"{param} holds two functions of one name.", param=param)
-    return tuple(tools)
+    found: dict[str, Tool] = {}
+    size = 0
+    for one in tools:
+        if one.name in found:
+            raise CallError("invalid", f"{param} holds two functions of one name.", param=param)
+        found[one.name] = one
+        size += len(one.description) + len(one.parameters)
+        if len(found) > TOOLS_MAX:
+            raise CallError("invalid", f"{param} holds more than {TOOLS_MAX} functions.", param=param)
+        if size > TOOLS_CHARS_MAX:
+            raise CallError(
+                "invalid", f"{param} are too long together: up to {TOOLS_CHARS_MAX} characters.", param=param
+            )
+    return tuple(found.values())
 
 
 def tool_use(entries: list[ToolEntry] | None, choice: Word | ToolChoice | None) -> ToolUse:
@@ -135,7 +146,7 @@ def tool_use(entries: list[ToolEntry] | None, choice: Word | ToolChoice | None) 
     Raises:
         CallError: `invalid` or `unsupported`, with the field.
     """
-    tools = check_tools([_entry(one, f"tools[{index}]") for index, one in enumerate(entries or ())], "tools")
+    tools = check_tools((_entry(one, f"tools[{index}]") for index, one in enumerate(entries or ())), "tools")
     if choice is None or isinstance(choice, str):
         return chosen_word(tools, choice or "auto")
     if choice.type == "function":
@@ -156,7 +167,7 @@ def function_use(functions: list[Function], choice: Literal["none", "auto"] | Fu
     Raises:
         CallError: `invalid`, with the field.
     """
-    tools = check_tools([tool(one, f"functions[{index}]") for index, one in enumerate(functions)], "functions")
+    tools = check_tools((tool(one, f"functions[{index}]") for index, one in enumerate(functions)), "functions")
     if choice is None or isinstance(choice, str):
         return chosen_word(tools, choice or "auto")
     return chosen_tool(tools, choice.name, "function_call.name")
