@@ -7,10 +7,10 @@ import pytest
 from documents import ROOT, code, read, table
 from quart_trio import QuartTrio
 
-from covey.dialects.problems import TABLE
 from covey.contracts.gateway import API_ROUTES
 from covey.dialects.openapi import OPENAPI_PATH
 from covey.dialects.operations import OPERATIONS
+from covey.dialects.problems import TABLE
 from covey.errors import CODES
 from covey.http.health import PATHS
 from covey.http.problems import STATUS_BY_REASON

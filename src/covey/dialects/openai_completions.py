@@ -94,7 +94,9 @@ def parse_completion(body: bytes) -> ChatCall:
         logprobs=call.logprobs is not None,
         echoes=_echoes(call, prompts),
     )
-    return ChatCall(tuple(chats), bool(call.stream), writer, {"completion": "prompt", "logprobs": "logprobs"}, call.model)
+    return ChatCall(
+        tuple(chats), bool(call.stream), writer, {"completion": "prompt", "logprobs": "logprobs"}, call.model
+    )
 
 
 def _check_best_of(best_of: int | None, count: int) -> None:

@@ -1,6 +1,13 @@
 """Every path as `GET /openapi.json` describes it. Pure."""
 
-from covey.dialects import anthropic_messages, ollama_chat, ollama_embed, ollama_generate, ollama_models, openai_operations
+from covey.dialects import (
+    anthropic_messages,
+    ollama_chat,
+    ollama_embed,
+    ollama_generate,
+    ollama_models,
+    openai_operations,
+)
 from covey.dialects.anthropic_problems import AnthropicError
 from covey.dialects.ollama_problems import OllamaError
 from covey.dialects.openapi import EVENTS, JSON, LINES, Operation
@@ -47,7 +54,9 @@ _OLLAMA: tuple[Operation, ...] = (
         OllamaError,
     ),
     Operation("/api/embed", "POST", "Embed texts.", "A vector for each.", ollama_embed.EmbedBody, error=OllamaError),
-    Operation("/api/embeddings", "POST", "Embed a text.", "Its vector.", ollama_embed.EmbeddingsBody, error=OllamaError),
+    Operation(
+        "/api/embeddings", "POST", "Embed a text.", "Its vector.", ollama_embed.EmbeddingsBody, error=OllamaError
+    ),
     Operation("/api/tags", "GET", "List the models that the key may use.", "The models.", error=OllamaError),
     Operation("/api/ps", "GET", "List the models that are loaded.", "The models.", error=OllamaError),
     Operation("/api/show", "POST", "Tell one model.", "The model.", ollama_models.ShowBody, error=OllamaError),

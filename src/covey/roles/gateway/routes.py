@@ -1,6 +1,7 @@
 """The HTTP API: a plain ASGI application that denies by default. What is not in its table does not exist."""
 
 import logging
+
 from covey.dialects.openapi import OPENAPI_PATH
 from covey.errors import CallError
 from covey.http.asgi import ClientGone, Receive, Scope, Send
@@ -32,7 +33,12 @@ class Api:
     """
 
     def __init__(
-        self, admission: Admission, table: Table, description: Description, requests: LiveRequests, loopback_key: str = ""
+        self,
+        admission: Admission,
+        table: Table,
+        description: Description,
+        requests: LiveRequests,
+        loopback_key: str = "",
     ) -> None:
         self._admission = admission
         self._table = table

@@ -31,6 +31,4 @@ class Voice:
 
 OPENAI = Voice(openai_body, EVENT_HEADERS, sse.PING)
 ANTHROPIC = Voice(anthropic.error_body, EVENT_HEADERS, anthropic.PING, id_header=b"request-id")
-OLLAMA = Voice(
-    ollama.error_body, [(b"content-type", b"application/x-ndjson")], ollama.PING, any_content_type=True
-)
+OLLAMA = Voice(ollama.error_body, [(b"content-type", b"application/x-ndjson")], ollama.PING, any_content_type=True)
