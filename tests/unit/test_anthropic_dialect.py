@@ -267,7 +267,7 @@ def test_every_error_has_one_of_anthropics_types(code: Any) -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
+    max_leaves=5,
 )
 BLOCK = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image", "tool_use", "tool_result", "thinking", "document"]) | JSON},
@@ -292,7 +292,7 @@ FIELDS = st.fixed_dictionaries(
 
 
 @given(FIELDS)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_value_of_any_field_is_read_or_refused(fields: dict[str, Any]) -> None:
     found = outcome(fields)
     if isinstance(found, CallError):
