@@ -193,7 +193,7 @@ def _messages(message: SentMessage, param: str, names: dict[str, str]) -> list[M
     return messages
 
 
-def _known(blocks: Sequence[Any], param: str) -> Iterator[tuple[Text | Picture | ToolUse | ToolResult, str]]:
+def _known(blocks: Sequence[msgspec.Struct], param: str) -> Iterator[tuple[Text | Picture | ToolUse | ToolResult, str]]:
     """The blocks that count, each with its place. What was thought before is left out, as Anthropic does, too."""
     for number, block in enumerate(blocks):
         where = f"{param}[{number}]"
@@ -205,8 +205,9 @@ def _known(blocks: Sequence[Any], param: str) -> Iterator[tuple[Text | Picture |
 
 
 def _check_role(block: Text | Picture | ToolUse | ToolResult, role: str, param: str) -> None:
-    allowed = {ToolUse: ("assistant",), ToolResult: ("user",), Picture: ("user",)}.get(type(block))
-    if allowed is not None and role not in allowed:
+    if isinstance(block, Text):
+        return
+    if role != ("assistant" if isinstance(block, ToolUse) else "user"):
         kind = type(block).__struct_config__.tag
         raise CallError("invalid", f"{param}: a message of the role {role} holds no {kind}.", param=param)
 

@@ -176,7 +176,7 @@ class MessageWriter:
             out.append(self._around[0] + _encode(piece.arguments) + self._around[1])
 
     def _open_call(self, number: int, call_id: str, name: str, out: list[bytes]) -> None:
-        block = {"type": _TOOL, "id": self._call_id(number, call_id), "name": name, "input": {}}
+        block = {"type": _TOOL, "id": self._call_id(number, call_id), "name": name, "input": dict[str, Any]()}
         self._begin_block(_TOOL, block, "input_json_delta", "partial_json", out)
 
     def _begin_block(self, kind: str, block: dict[str, Any], delta: str, name: str, out: list[bytes]) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from covey.contracts.inference import (
     MESSAGES_MAX,
     TOOLS_MAX,
+    Capability,
     ChatRequest,
     Image,
     Message,
@@ -93,7 +94,7 @@ def parse_chat(body: bytes) -> ChatCall:
         logprobs=how.logprobs,
     )
     chats = (chat,) if messages else ()
-    fields = {**FIELDS, "vision": "messages"}
+    fields: dict[Capability, str] = {**FIELDS, "vision": "messages"}
     return ChatCall(chats, sent.is_streamed, writer, fields, sent.model)
 
 

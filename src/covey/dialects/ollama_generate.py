@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from covey.contracts.inference import ChatRequest, Message, Prompt
+from covey.contracts.inference import Capability, ChatRequest, Message, Prompt
 from covey.dialects.base import ChatCall
 from covey.dialects.bodies import decode, model_name
 from covey.dialects.ollama_chat import pictures
@@ -57,7 +57,7 @@ def parse_generate(body: bytes) -> ChatCall:
     has_logprobs = how.logprobs is not None
     writer = partial(LineWriter, names=generate_fields, thinking=sent.is_thinking_shown, logprobs=has_logprobs)
     chats = (chat,) if sent.prompt else ()
-    fields = {**FIELDS, "completion": "suffix" if sent.suffix else "raw"}
+    fields: dict[Capability, str] = {**FIELDS, "completion": "suffix" if sent.suffix else "raw"}
     return ChatCall(chats, sent.is_streamed, writer, fields, sent.model)
 
 
