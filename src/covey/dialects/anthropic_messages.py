@@ -154,8 +154,8 @@ def _tool(tool: _Tool, param: str) -> Tool:
         kind = tool.type[:CAUSE_CHARS_MAX]
         raise CallError(
             "unsupported",
-            f"{param}.type: {kind} is a tool of Anthropic's own, which is not supported here. Give it as a custom tool, "
-            "with its input_schema.",
+            f"{param}.type: {kind} is a tool of Anthropic's own, which is not supported here. Give it as a custom "
+            "tool, with its input_schema.",
             param=f"{param}.type",
         )
     if tool.name is None or not _TOOL_NAME.fullmatch(tool.name):
