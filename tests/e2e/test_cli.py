@@ -180,6 +180,27 @@ def test_models(node: NodeProcess) -> None:
     assert "cannot" in one_line(node.covey("models", "pull", "nothing-of-that-name", code=1))
 
 
+def test_removing_a_model(node: NodeProcess, tmp_path: Path) -> None:
+    assert "removes no models" in one_line(node.covey("models", "remove", "echo", code=1))
+    assert "No model 'nothing'" in one_line(node.covey("models", "remove", "nothing", code=1))
+    config = '[inference]\nbackends = ["embedded"]\ndefault_model = ""\n[backends.embedded]\ndefault_model = ""\n'
+    folder = tmp_path / "data" / "models"
+    folder.mkdir(parents=True)
+    for name in ("first", "second"):
+        (folder / f"{name}.gguf").write_bytes(b"GGUF" + b"x" * 996)
+    with running_node(tmp_path, config=config) as other:
+        assert [one["name"] for one in other.json("models", "list")] == ["first", "second"]
+        said = other.covey("models", "remove", "first").stdout
+        assert said == "first is removed from embedded, which frees 1.0 kB.\n"
+        assert other.json("models", "remove", "second") == {
+            "model": "second",
+            "backend": "embedded",
+            "bytes_freed": 1000,
+        }
+        assert other.json("models", "list") == []
+        assert [*folder.iterdir()] == []
+
+
 def test_people(node: NodeProcess) -> None:
     node.covey("users", "add", "bob", "--password-file", "-", typed=PASSWORD + "\n")
     people = {one["name"]: one for one in node.json("users", "list")}

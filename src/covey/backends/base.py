@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -50,6 +50,19 @@ class Backend(Protocol):
 
         Raises:
             CallError: `unsupported` where this back end cannot fetch it, `upstream`, `storage`, `invalid`.
+        """
+        ...
+
+
+@runtime_checkable
+class Remover(Protocol):
+    """A back end that can also take models away again."""
+
+    async def remove(self, model: str) -> int:
+        """Remove a model of `Backend.models`, by that name; returns how many bytes that freed, 0 where it is unknown.
+
+        Raises:
+            CallError: `not_found`, `conflict`, `upstream`, `storage`.
         """
         ...
 

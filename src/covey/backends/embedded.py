@@ -23,7 +23,7 @@ from covey.backends.engine_abilities import Abilities
 from covey.backends.engine_answers import answer
 from covey.backends.engine_pool import EnginePool
 from covey.backends.fetching import Origin, open_client
-from covey.backends.model_folder import check_model, model_files
+from covey.backends.model_folder import check_model, model_files, remove_model
 from covey.backends.sse_client import Patience, SilentUpstreamError
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, Embeddings, EmbedRequest, ModelStatus, PullProgress
@@ -273,6 +273,30 @@ class EmbeddedBackend:
             self.engines.replaced(entry.name)
         if entry.name == self._default:
             await self._engine(entry.name)
+
+    async def remove(self, model: str) -> int:
+        """See `Remover.remove`: its engine stops, and its file goes. Not while it answers, nor the default model's."""
+        if model == self._default:
+            raise CallError(
+                "conflict",
+                f"{model} is this node's default model, which the next start would fetch again: name another as"
+                " [backends.embedded] default_model, restart the node, then remove it.",
+            )
+        if self._downloader.transfer(model):
+            raise CallError("conflict", f"{model} is being fetched: wait until that is done, then remove it.")
+        async with self._loading:  # nobody wakes it meanwhile
+            await self.refresh()
+            if (path := self._files.get(model)) is None:
+                raise CallError("not_found", f"{model} is not on this node's disk.", reason="model_not_found")
+            engine = self.engines.find(model)
+            if engine is not None and engine.running:
+                raise CallError("conflict", f"{model} is answering now: try again when it is idle.")
+            await self.engines.put_to_sleep(model)
+            freed = await remove_model(path)
+            await self.refresh()
+        self._troubles.pop(model, None)
+        self._abilities.pop(model, None)
+        return freed
 
     async def _fetch_quietly(self, entry: Entry) -> bool:
         async def nobody(progress: PullProgress) -> None:

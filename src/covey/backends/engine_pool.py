@@ -85,6 +85,11 @@ class EnginePool:
                 )
             await self._sleep(min(idle, key=lambda awake: awake.engine.used_at))
 
+    async def put_to_sleep(self, name: str) -> None:
+        """Stop a model's engine, if it is awake; answers that it still gives break off. Returns once it is gone."""
+        if awake := self._awake.get(name):
+            await self._sleep(awake)
+
     async def _sleep(self, awake: _Awake) -> None:
         awake.scope.cancel()
         await awake.gone.wait()

@@ -30,6 +30,30 @@ def model_files(folder: Path, suffix: str = GGUF) -> dict[str, Path]:
     return {path.stem: path for path in found if FILE_NAME.fullmatch(path.stem) and path.is_file()}
 
 
+async def remove_model(path: Path) -> int:
+    """Delete a model's file and what was noted about it; returns its size in bytes.
+
+    Raises:
+        CallError: `storage`.
+    """
+
+    def remove() -> int:
+        size = path.lstat().st_size
+        path.unlink()
+        note_of(path).unlink(missing_ok=True)
+        return size
+
+    try:
+        return await trio.to_thread.run_sync(remove)
+    except OSError as error:
+        raise CallError("storage", f"{path} cannot be deleted: {error.strerror or error}.") from error
+
+
+def note_of(path: Path) -> Path:
+    """Where it is remembered that a file was checked."""
+    return path.with_name(path.name + ".checked")
+
+
 async def check_model(path: Path, entry: Entry | None) -> None:
     """Make sure that a file is a model of its kind (GGUF, without an entry), and the very one that its entry names.
 
@@ -44,7 +68,7 @@ async def check_model(path: Path, entry: Entry | None) -> None:
             raise CallError("storage", f"{path.name} is not a model of its kind. {again}", reason="corrupt_model")
         if entry is None or not entry.sha256:
             return
-        note = path.with_name(path.name + ".checked")
+        note = note_of(path)
         known = await trio.to_thread.run_sync(_read_note, note)
         if known == _Checked(state.st_size, state.st_mtime_ns, entry.sha256):
             return

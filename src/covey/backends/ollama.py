@@ -151,6 +151,13 @@ class OllamaBackend:
         await self.refresh()
         await report(PullProgress(model, "done"))
 
+    async def remove(self, model: str) -> int:
+        """See `Remover.remove`, as `ollama rm`."""
+        with translated():
+            await self._found().delete(model)
+        await self.refresh()
+        return 0
+
     async def refresh(self) -> None:
         """Ask for its models, quietly: an absent Ollama is no error."""
         if self._client is None:

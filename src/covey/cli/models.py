@@ -1,4 +1,4 @@
-"""`covey models`: what there is, and fetching more."""
+"""`covey models`: what there is, fetching more, and removing."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covey.cli.asking import ask_node
-from covey.cli.output import print_json, print_table
+from covey.cli.output import print_json, print_table, size
 from covey.cli.progress import Step, open_display
 from covey.cli.verbs import Settings, Verbs, json_option
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("models", cls=Verbs)
 def models() -> None:
-    """List models, and fetch them."""
+    """List models, fetch and remove them."""
 
 
 @models.command("list")
@@ -65,6 +65,22 @@ def pull(settings: Settings, name: str, *, as_json: bool) -> None:
                     display.show(Step(report.model, report.stage, share, report.bytes_total, report.already))
 
     ask_node(settings, work)
+
+
+@models.command("remove")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def remove(settings: Settings, name: str, *, as_json: bool) -> None:
+    """Remove a model from this node: its file here, or Ollama's. Not while it answers, nor the default model."""
+    from covey.contracts.inference import REMOVE_MODEL, RemoveModel
+
+    gone = ask_node(settings, lambda client: client.bus.call(REMOVE_MODEL, RemoveModel(name)))
+    if as_json:
+        print_json(gone)
+        return
+    freed = f", which frees {size(gone.bytes_freed)}" if gone.bytes_freed else ""
+    click.echo(f"{gone.model} is removed from {gone.backend}{freed}.")
 
 
 async def list_models(client: "Client", node: str = "") -> "tuple[ModelSummary, ...]":

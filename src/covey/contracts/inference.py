@@ -249,3 +249,23 @@ class PullProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 PULL_MODEL = Streaming("inference.pull_model", PullModel, PullProgress, access=frozenset({"operator"}), idle_seconds=60)
+
+
+class RemoveModel(msgspec.Struct, frozen=True):
+    """Take a model off this node: its name, or an alias of the catalogue."""
+
+    model: str
+
+
+class RemovedModel(msgspec.Struct, frozen=True):
+    """What was removed, from which back end. `bytes_freed` 0: it did not say."""
+
+    model: str
+    backend: str
+    bytes_freed: int = 0
+
+
+REMOVE_MODEL = Unary(
+    "inference.remove_model", RemoveModel, RemovedModel, access=frozenset({"operator"}), timeout_seconds=60
+)
+"""`not_found`; `conflict`: the default one, being fetched, or answering; `unsupported`: its back end removes none."""

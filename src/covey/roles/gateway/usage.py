@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000
 """Records that wait for the disk: some ten seconds of the most that one gateway does. Those beyond are not kept."""
-BATCH_MAX = 500
+BATCH_MAX = 250
 TURN_ROWS = 50
 """How many records or totals are worked on before others get their turn: a fraction of a millisecond."""
 EMIT_MAX = 200

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from covey.backends.base import Backend, Report
+from covey.backends.base import Backend, Remover, Report
 from covey.backends.catalogue import find as find_entry
-from covey.contracts.inference import ModelStatus
+from covey.contracts.inference import ModelStatus, RemovedModel
 from covey.errors import CallError
 
 
@@ -84,3 +84,18 @@ class ModelTable:
                 # One that says what there is to fetch is worth more than one that cannot fetch at all.
                 refusal = refusal if refusal.reason else error
         raise refusal
+
+    async def remove(self, model: str) -> RemovedModel:
+        """Have the back end that answers for a model remove it.
+
+        Raises:
+            CallError: `not_found`; `unsupported` where that back end removes none; what it says.
+        """
+        backend, status = self.find(model)
+        if not isinstance(backend, Remover):
+            raise CallError(
+                "unsupported",
+                f"{status.name} is of the back end {backend.name}, which removes no models: remove it where it lies.",
+                param="model",
+            )
+        return RemovedModel(status.name, backend.name, await backend.remove(status.name))

@@ -17,6 +17,7 @@ from covey.contracts.inference import (
     EMBED,
     MODELS,
     PULL_MODEL,
+    REMOVE_MODEL,
     ChatDelta,
     ChatRequest,
     Embeddings,
@@ -25,6 +26,8 @@ from covey.contracts.inference import (
     ModelStatus,
     PullModel,
     PullProgress,
+    RemovedModel,
+    RemoveModel,
 )
 from covey.contracts.method import Nothing
 from covey.errors import CallError
@@ -98,6 +101,10 @@ class Inference:
     async def pull_model(self, caller: Caller, request: PullModel, emit: Emit[PullProgress]) -> None:
         """Serves PULL_MODEL."""
         await self._table.pull(request.model, emit)
+
+    async def remove_model(self, caller: Caller, request: RemoveModel) -> RemovedModel:
+        """Serves REMOVE_MODEL."""
+        return await self._table.remove(request.model)
 
 
 async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
@@ -177,6 +184,7 @@ async def open_inference(config: InferenceConfig, parts: Parts) -> AsyncGenerato
         parts.bus.serve_stream(EMBED, inference.embed)
         parts.bus.serve(MODELS, inference.models)
         parts.bus.serve_stream(PULL_MODEL, inference.pull_model)
+        parts.bus.serve(REMOVE_MODEL, inference.remove_model)
         try:
             yield
         finally:
