@@ -1,6 +1,6 @@
 """Usage over the bus: who sees whose, and how the books of several gateways become one."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -10,9 +10,20 @@ import trio.testing
 
 from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import Caller
+from covey.bus.replies import Emit
 from covey.contracts.auth import AUTHORIZE, Actor, AuthorizeActor, Identity
 from covey.contracts.method import Party
-from covey.contracts.usage import USAGE, USAGE_RECORDS, AskUsage, Dimension, UsageRecord, UsageRow
+from covey.contracts.usage import (
+    GROUPS_MAX,
+    USAGE,
+    USAGE_RECORDS,
+    AskUsage,
+    Dimension,
+    UsageRecord,
+    UsageRow,
+    UsageRows,
+    UsageSums,
+)
 from covey.errors import CallError
 from covey.roles.gateway.usage import UsageBook
 from covey.roles.gateway.usage_service import UsageService
@@ -81,6 +92,19 @@ async def gateways(
             )
         )
         yield alice, bob, books[0], books[1]
+
+
+@asynccontextmanager
+async def alone(bob: Callable[[BusHandle], None]) -> AsyncGenerator[tuple[Bus, UsageBook], None]:
+    """Alice is an honest gateway; Bob is played by the test."""
+    async with open_store(MemoryStore(), Metrics(), in_thread=False) as store:
+        book = UsageBook(store, FixedClock())
+
+        def serve(bus: BusHandle) -> None:
+            UsageService(bus._bus.stamped("gateway"), book).serve()
+
+        async with alice_and_bob(alice=serve, bob=bob) as (alice, _):
+            yield alice, book
 
 
 async def rows(
@@ -226,6 +250,30 @@ async def test_more_than_a_frame_holds_comes_in_parts(autojump_clock: trio.testi
         seen, silent = await rows(alice.stamped("operator"), by=("key",))
         assert (len(seen), silent) == (3000, ())
         assert list(seen) == sorted(seen)
+
+
+@pytest.mark.parametrize("lie", ["too many", "another shape"])
+async def test_a_gateway_that_answers_something_else_is_left_out(
+    autojump_clock: trio.testing.MockClock, lie: str
+) -> None:
+    async def usage(caller: Caller, ask: AskUsage, emit: Emit[UsageRows]) -> None:
+        row = UsageRow(("a", "b") if lie == "another shape" else ("a",), UsageSums(1))
+        for _ in range(GROUPS_MAX // 500 + 1 if lie == "too many" else 1):
+            await emit(UsageRows((row,) * 500))
+
+    async with alone(lambda bus: bus.serve_stream(USAGE, usage)) as (alice, book):
+        fill(book, grace=1, ada=0)
+        assert await rows(alice.stamped("operator"), by=("user",)) == ({("grace",): 1}, ("bob",))
+
+
+async def test_what_another_gateway_says_of_the_question_is_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async def usage(caller: Caller, ask: AskUsage, emit: Emit[UsageRows]) -> None:
+        raise CallError("too_large", "This has more than 3 lines: ask for a shorter time, or group by less.")
+
+    async with alone(lambda bus: bus.serve_stream(USAGE, usage)) as (alice, book):
+        fill(book, grace=1, ada=0)
+        with pytest.raises(CallError, match="more than 3 lines"):
+            await rows(alice.stamped("operator"), by=("user",))
 
 
 @pytest.mark.parametrize(

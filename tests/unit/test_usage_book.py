@@ -251,6 +251,21 @@ async def test_too_many_lines_are_refused(
         assert total(await one.book.rows(Question(0, NOON + DAY), ("user",))).requests == 5
 
 
+async def test_a_disk_that_stalls_holds_nothing_up_for_long(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stall(plan: object) -> None:
+        await trio.sleep_forever()
+
+    async with world() as one:
+        one.book.record(record())
+        monkeypatch.setattr(one.store, "commit", stall)
+        with trio.fail_after(usage.COMMIT_SECONDS_MAX + 3):
+            await one.book.flush()
+            assert await one.sums() == {}
+        assert "1 records of usage may be lost, or not" in caplog.text
+
+
 async def test_what_a_repair_saved_in_part_is_left_out(autojump_clock: trio.testing.MockClock) -> None:
     async with world() as one:
         for number in range(3):

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Annotated
 
 import msgspec
 import trio
@@ -54,11 +55,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loopback_key_file: str = ""
     loopback_key_env: str = ""
     node_header: bool = False
-    usage_records_days: float = 30.0
-    usage_days: float = 400.0
-    usage_records_max: int = 500_000
-    usage_totals_max: int = 200_000
-    usage_flush_seconds: float = 1.0
+    usage_records_days: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    usage_days: Annotated[float, msgspec.Meta(ge=0)] = 400.0
+    usage_records_max: Annotated[int, msgspec.Meta(ge=0)] = 500_000
+    usage_totals_max: Annotated[int, msgspec.Meta(ge=0)] = 200_000
+    usage_flush_seconds: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 1.0
 
     @property
     def usage_retention(self) -> Retention:

@@ -181,8 +181,8 @@ class UsageService:
         async with self._bus.stream(USAGE, there, to=peer, timeout_seconds=ASK_SECONDS_MAX) as replies:
             async for reply in replies:
                 rows += reply.rows
-                if len(rows) > GROUPS_MAX:
-                    raise CallError("protocol", "It sent more lines than there can be.")
+                if len(rows) > GROUPS_MAX or any(len(row.group) != len(ask.group_by) for row in reply.rows):
+                    raise CallError("protocol", "It sent more lines than there can be, or others than were asked for.")
         return tuple(rows)
 
     def _say_silent(self, peer: PeerId, error: CallError) -> str:
