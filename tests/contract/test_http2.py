@@ -1,6 +1,8 @@
 """HTTP/2 over TLS: two real clients, and one that breaks the rules, stalls and floods."""
 
+import contextlib
 import logging
+import random
 import shutil
 import ssl
 import struct
@@ -199,6 +201,34 @@ async def test_a_connection_that_ends_takes_its_requests_with_it(tmp_path: Path)
             app.go_on.set()
         await eventually(lambda: app.running == 0)
         await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+
+
+async def test_a_client_that_says_goodbye_is_gone(tmp_path: Path) -> None:
+    app = App()
+    async with serving2(app, tmp_path) as served, client2(served, tmp_path) as client:
+        for path in ("/thinking", "/flood"):
+            await client.ask(path)
+        await eventually(lambda: app.running == 2)
+        client.h2.close_connection()
+        await client.flush()
+        await eventually(lambda: app.running == 0)
+        await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_random_frames_are_survived(tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    app = App()
+    async with serving2(app, tmp_path) as served, client2(served, tmp_path) as client:
+        number = await client.ask("/echo", "POST", end=False)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            for _ in range(20):
+                payload = generator.randbytes(generator.choice([0, 1, 4, 5, 6, 8, 50]))
+                stream = generator.choice([0, number, number + 2, generator.randrange(1 << 31)])
+                await client.send(frame(generator.randrange(12), generator.randrange(256), stream, payload))
+        async with client2(served, tmp_path) as other:
+            assert (await other.answer(await other.ask("/ping"))).body == b"pong"
+    assert app.running == 0
 
 
 @pytest.mark.parametrize("window", [0, 1, 65_535])

@@ -155,9 +155,7 @@ class Http2Connection:
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             self._window_changed.unpark_all()
         elif isinstance(event, ConnectionTerminated):
-            self._is_leaving = True
-            if not self._running:
-                self._reading.cancel()
+            await self._failed()  # h2 sends nothing after that word, and who says it is about to close
 
     def _open(self, event: RequestReceived) -> None:
         number = event.stream_id
