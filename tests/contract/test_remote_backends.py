@@ -17,6 +17,7 @@ from covey.backends.openai import OpenAiConfig, open_openai
 from covey.backends.openai_upstream import Upstream, open_server_client
 from covey.contracts.inference import ChatRequest, Message, Usage
 from covey.errors import CallError
+from covey.telemetry.logs import set_request_id
 from covey.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
@@ -107,6 +108,17 @@ async def test_a_good_answer(kind: str) -> None:
         body = json.loads(server.requests[0][2])
         assert body["stream"] is True
         assert 5 in (body.get("max_tokens"), body.get("options", {}).get("num_predict"))
+
+
+async def test_the_server_is_told_the_id_of_the_request() -> None:
+    async with serving("openai", GOOD["openai"]) as (backend, server):
+        for request_id, sent in (("req_7", "req_7"), ("", None), ("a\r\nb: c", None)):
+            set_request_id(request_id)
+            try:
+                await ask(backend)
+            finally:
+                set_request_id("")
+            assert server.requests[-1][1].get("x-request-id") == sent
 
 
 @pytest.mark.parametrize(

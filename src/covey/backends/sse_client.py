@@ -13,6 +13,7 @@ import trio
 from httpx._client import UseClientDefault as UseDefault
 
 from covey.errors import CallError
+from covey.telemetry.logs import current_request_id, sane_request_id
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
@@ -110,11 +111,12 @@ async def _response(
     timeout = httpx.Timeout(
         connect=patience.connect_seconds, read=patience.first_seconds, write=30.0, pool=patience.connect_seconds
     )
+    headers = {"Content-Type": "application/json"}
+    if request_id := sane_request_id(current_request_id()):
+        headers["X-Request-Id"] = request_id  # so that the server's log can be read beside ours
     arrived = False
     try:
-        async with client.stream(
-            "POST", path, content=body, headers={"Content-Type": "application/json"}, timeout=timeout
-        ) as response:
+        async with client.stream("POST", path, content=body, headers=headers, timeout=timeout) as response:
             arrived = True
             yield response
     except (httpx.ReadTimeout, httpx.PoolTimeout, httpx.WriteTimeout) as error:
