@@ -415,3 +415,19 @@ async def test_no_ollama_fetches_nothing() -> None:
         with pytest.raises(CallError) as caught:
             await backend.pull("m", nobody)
         assert caught.value.code == "unsupported"
+
+
+async def test_metrics_tell_whether_an_upstream_answers() -> None:
+    def up(name: str) -> float | None:
+        labels = {"backend": "openai", "upstream": name}
+        return parts.metrics.registry.get_sample_value("covey_upstream_up", labels)
+
+    parts = BackendParts(PARTS.folder, Metrics())
+    async with serving("openai", GOOD["openai"]) as (_, server):
+        upstreams = (
+            Upstream(name="here", base_url=f"{server.url}/v1"),
+            Upstream(name="away", base_url="http://127.0.0.1:9/v1", connect_seconds=1.0),
+        )
+        async with open_openai(OpenAiConfig(upstreams), parts) as backend:
+            await until_asked(backend)
+            assert (up("here"), up("away")) == (1, 0)

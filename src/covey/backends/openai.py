@@ -4,7 +4,7 @@ A key goes to the host it is configured for and nowhere else: no redirect is fol
 environment is used.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -75,7 +75,8 @@ async def open_openai(config: OpenAiConfig, parts: BackendParts) -> AsyncGenerat
         servers = [Server(upstream, client) for upstream, client in zip(config.upstreams, clients, strict=True)]
         async with trio.open_nursery() as nursery:
             for server in servers:
-                nursery.start_soon(_keep_fresh, server, config.refresh_seconds)
+                up = parts.metrics.upstream_up.labels("openai", server.upstream.name)
+                nursery.start_soon(_keep_fresh, server, config.refresh_seconds, up.set)
             with trio.move_on_after(FIRST_SECONDS):
                 for server in servers:
                     await server.asked.wait()
@@ -87,9 +88,10 @@ async def open_openai(config: OpenAiConfig, parts: BackendParts) -> AsyncGenerat
                 await client.aclose()
 
 
-async def _keep_fresh(server: Server, seconds: float) -> None:
+async def _keep_fresh(server: Server, seconds: float, told: Callable[[float], None]) -> None:
     while True:
         await server.refresh()
+        told(float(server.is_up))
         server.asked.set()
         await trio.sleep(seconds)
 

@@ -89,6 +89,11 @@ class Server:
             return ("embed",)
         return self._abilities.capabilities if self.upstream.local else CHAT_CAPABILITIES
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last asked for its models."""
+        return not self._trouble
+
     def has(self, model: str) -> bool:
         """Whether it listed that model."""
         return model in self._models
