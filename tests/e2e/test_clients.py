@@ -282,7 +282,7 @@ def claude(node: NodeProcess, key: str) -> Iterator[anthropic.Anthropic]:
 
 @shows("anthropic", "messages")
 def test_anthropic(claude: anthropic.Anthropic) -> None:
-    answer = claude.messages.create(model=MODEL, max_tokens=40, temperature=0, messages=ASK)
+    answer = claude.messages.create(model=MODEL, max_tokens=40, messages=ASK, extra_body={"temperature": 0})
     assert answer.content[0].type == "text"
     assert "Paris" in answer.content[0].text
     assert answer.stop_reason == "end_turn"
@@ -292,7 +292,7 @@ def test_anthropic(claude: anthropic.Anthropic) -> None:
 @shows("anthropic", "messages, streamed, with the helper that gathers")
 def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
     with claude.messages.stream(
-        model=MODEL, max_tokens=40, temperature=0, system="You are a helpful assistant.", messages=ASK
+        model=MODEL, max_tokens=40, system="You are a helpful assistant.", messages=ASK, extra_body={"temperature": 0}
     ) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
@@ -324,7 +324,7 @@ def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         claude.messages.create(model="nope", max_tokens=5, messages=ASK)
     with pytest.raises(anthropic.BadRequestError) as wrong:
-        claude.messages.create(model=MODEL, max_tokens=5, messages=ASK, temperature=9)
+        claude.messages.create(model=MODEL, max_tokens=5, messages=ASK, extra_body={"temperature": 9})
     assert wrong.value.request_id
     with pytest.raises(anthropic.AuthenticationError):
         claude.with_options(api_key="cvy_wrong").messages.create(model=MODEL, max_tokens=5, messages=ASK)
