@@ -22,7 +22,9 @@ from covey.contracts.feeds import (
     KeyCreate,
     KeyRevoke,
     Kind,
+    Label,
     Op,
+    OwnerLimits,
     OwnerStanding,
     PasswordSet,
     Remove,
@@ -292,7 +294,7 @@ def denials(view: View) -> set[tuple[str, str, int]]:
         *(("key", row.id, 0) for row in view.all(KeyRow) if row.revoked),
         *(("session", row.id, 0) for row in view.all(SessionRow) if row.ended),
         *(("invitation", row.id, 0) for row in view.all(InvitationRow) if row.used_by),
-        *(("owner", row.owner, 2 * row.epoch + (not row.active)) for row in view.all(StandingRow)),
+        *(("owner", row.owner, 2 * row.epoch + (not row.active)) for row in view.all(StandingRow) if row.epoch),
         *(("password", row.id, row.password_epoch) for row in view.all(AccountRow) if row.password_epoch),
     }
 
@@ -354,6 +356,9 @@ def say_something(world: World, machine: Machine) -> None:
         ]
     )
     world.write(machine, op)
+    if number % 7 == 0:
+        world.write(machine, OwnerLimits(owner, {"concurrency": number, "tokens_per_day": None}, "operator"))
+        world.write(machine, Label(machine.peer, {"gpu": number % 2 == 0, f"l{number % 3}": True}, "operator"))
 
 
 def deny_something(world: World, machine: Machine) -> None:

@@ -18,6 +18,7 @@ from covey.contracts.feeds import (
     Remove,
     SessionEnd,
 )
+from covey.contracts.limit_words import named
 from covey.store.merge import Rows
 from covey.store.rows import (
     NEVER,
@@ -74,7 +75,10 @@ def _standing(known: StandingRow, rows: Rows, heads: Mapping[str, int]) -> Itera
         yield OwnerStanding(owner=known.owner, epoch=known.epoch, active=known.active, by=BY)
     newer = [name for name, at in known.limits_at.items() if row.limits_at.get(name, NEVER) < at]
     if newer:
-        yield OwnerLimits(owner=known.owner, limits={name: getattr(known.limits, name) for name in newer}, by=BY)
+        limits = named(known.limits)
+        for name in limits.keys() - set(newer):
+            del limits[name]
+        yield OwnerLimits(owner=known.owner, limits=limits, by=BY)
 
 
 def _account(known: AccountRow, rows: Rows, heads: Mapping[str, int]) -> Iterator[Op]:

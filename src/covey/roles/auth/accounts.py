@@ -12,6 +12,7 @@ from covey.contracts.auth import (
     Account,
     AccountRole,
     AddUser,
+    LimitName,
     LimitUser,
     ListUsers,
     RenameUser,
@@ -156,7 +157,9 @@ class Accounts:
         def decide(view: View) -> Sequence[Op]:
             person = self._administrator(view, caller, request)
             now = standing(view, account_id).limits
-            changes = {name: value for name, value in request.limits.items() if getattr(now, name) != value}
+            changes: dict[LimitName, int | None] = {
+                name: value for name, value in request.limits.items() if getattr(now, name) != value
+            }
             return [OwnerLimits(owner=account_id, limits=changes, by=person.by)] if changes else []
 
         return self._changed(account_id, await realm.feeds.append(decide))

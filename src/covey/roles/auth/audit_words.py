@@ -142,8 +142,9 @@ def _of_people(
 
 
 def _limits(op: OwnerLimits) -> list[str]:
-    values = {name: op.limits[name] for name in WORDS if name in op.limits}
-    return [f"{'no limit of' if value is None else f'{value:,}'} {WORDS[name]}" for name, value in values.items()]
+    order = list(WORDS)
+    values = sorted(op.limits.items(), key=lambda one: order.index(one[0]))
+    return [f"{'no limit of' if value is None else f'{value:,}'} {WORDS[name]}" for name, value in values]
 
 
 def _of_invitations(view: View, op: InvitationCreate | InvitationUse) -> Said:
