@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from covey.contracts.keys import MINT_BYTES, mint
 from covey.errors import CallError
+from covey.http.asgi import PEER
 from covey.roles.gateway.loopback import loopback_credential, read_loopback_key
 
 KEY = mint(bytes(MINT_BYTES)).text
@@ -88,6 +89,14 @@ def test_whoever_comes_through_a_proxy_of_this_machine_is_not_given_it(name: str
 def test_another_name_than_loopbacks_own_is_not_given_it(host: str) -> None:
     """A page whose name somebody points at 127.0.0.1 sends that name; a proxy passes on its own."""
     assert not given_key(host=host)
+
+
+@pytest.mark.parametrize(("client", "peer"), [("127.0.0.1", "192.0.2.7"), ("192.0.2.7", "127.0.0.1")])
+def test_both_the_peer_and_whom_a_trusted_proxy_names_have_to_be_near(client: str, peer: str) -> None:
+    scope = {"client": (client, 0), "extensions": {PEER: (peer, 1)}, "headers": [(b"host", US.encode())]}
+    assert loopback_credential(scope, KEY) is None
+    near = {**scope, "client": ("::1", 1), "extensions": {PEER: ("::1", 1)}}
+    assert loopback_credential(near, KEY) == KEY
 
 
 def test_two_hosts_or_none_are_not_given_it() -> None:

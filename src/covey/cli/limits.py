@@ -93,8 +93,9 @@ def chosen_limits(
     }
     if len({name for name, _ in budgets}) < len(budgets):
         raise click.UsageError("Give one budget for a day and one for a month, not two for the same.")
-    asked = {**given, **dict(budgets)}
-    return {name: value or None for name, value in asked.items() if value is not None}
+    given.update(budgets)
+    chosen: dict[LimitName, int | None] = {name: value or None for name, value in given.items() if value is not None}
+    return chosen
 
 
 def limits_told(limits: "KeyLimits") -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from covey.contracts.keys import parse
 from covey.errors import CallError
-from covey.http.asgi import Scope, header_values
+from covey.http.asgi import PEER, Scope, header_values
 
 KEY_BYTES_MAX = 4_096
 
@@ -32,8 +32,9 @@ def loopback_credential(scope: Scope, key: str) -> str | None:
     somebody points at this machine (DNS rebinding) or that a proxy is called by is not.
     Sources: WHATWG Fetch (Origin), W3C Fetch Metadata, RFC 7239 (Forwarded).
     """
-    client = scope.get("client")
-    is_near = client is not None and _is_loopback(client[0])
+    # Behind a trusted proxy the client is whom that one names: both that one and the connection's peer count.
+    ends = scope.get("client"), scope.get("extensions", {}).get(PEER, scope.get("client"))
+    is_near = all(end is not None and _is_loopback(end[0]) for end in ends)
     if not key or not is_near or _brings_credential(scope):
         return None
     if any(_FORWARDING.fullmatch(name) for name, _ in scope["headers"]):
