@@ -35,6 +35,7 @@ PERSON = {
     "additionalProperties": False,
 }
 CANCEL_SECONDS_MAX = 0.1
+STORY = "Write a long story about a lighthouse keeper and the sea."
 
 
 @pytest.fixture(
@@ -187,9 +188,10 @@ async def test_tokens_as_a_prompt_and_gaps_are_honoured_or_refused(world: World)
 
 
 async def test_a_bias_changes_the_answer_or_is_refused(world: World) -> None:
-    plain = await world.ask(asked(world, "The capital of France is", max_tokens=4, logprobs=None))
-    biased = asked(world, "The capital of France is", max_tokens=4)
-    biased = msgspec.structs.replace(biased, sampling=Sampling(temperature=0.0, logit_bias={"260": -100, "7042": -100}))
+    plain = ChatRequest(
+        world.model, (), 4, sampling=Sampling(temperature=0.0), prompt=Prompt("The capital of France is")
+    )
+    biased = msgspec.structs.replace(plain, sampling=Sampling(temperature=0.0, logit_bias={"7042": -100}))
     if world.backend.name == "ollama":
         with pytest.raises(CallError) as caught:
             await world.ask(biased)
@@ -198,8 +200,8 @@ async def test_a_bias_changes_the_answer_or_is_refused(world: World) -> None:
     answer = await world.ask(biased)
     assert answer.text
     if world.backend.name != "echo":
-        assert " the" not in answer.text
-        assert answer.text != plain.text
+        assert "Paris" in (await world.ask(plain)).text
+        assert not answer.text.startswith(" Paris")
 
 
 async def test_what_a_model_does_not_promise_it_refuses(world: World) -> None:
@@ -216,16 +218,18 @@ async def test_what_a_model_does_not_promise_it_refuses(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["tools", "json", "raw"])
 async def test_leaving_stops_the_engine_at_once_whatever_it_does(world: World, kind: str) -> None:
-    long = {"type": "object", "properties": {"text": {"type": "string", "minLength": 3_000}}, "required": ["text"]}
+    long = {"type": "object", "properties": {"text": {"type": "string", "minLength": 1_000}}, "required": ["text"]}
     # The echo says what it was told: enough to be left in the middle.
-    request = asked(world, "word " * 200 if world.backend.name == "echo" else "Write a story.", max_tokens=1_000)
+    request = asked(world, "word " * 200 if world.backend.name == "echo" else STORY, max_tokens=1_000)
     if kind == "tools":
         tool = Tool("tell", "Tells a story.", json.dumps(long))
         request = msgspec.structs.replace(request, tools=(tool,), tool_use="required")
     elif kind == "json":
         request = msgspec.structs.replace(request, format=AnswerFormat("schema", json.dumps(long)))
     else:
-        request = msgspec.structs.replace(request, messages=(), prompt=Prompt("word " * 200))
+        request = msgspec.structs.replace(
+            request, messages=(), prompt=Prompt("word " * 200 if world.backend.name == "echo" else STORY)
+        )
     took: list[float] = []
     for _ in range(3):  # a busy machine may be late once
         began, step = trio.current_time(), 0.0

@@ -363,6 +363,7 @@ def test_statuses_become_our_codes(status: int, body: dict[str, object], code: s
          "type": "exceed_context_size_error", "n_prompt_tokens": 13920, "n_ctx": 2048},
         {"code": "context_length_exceeded", "message": "This model's maximum context length is 2048 tokens."},
         {"message": "maximum context length is 10", "type": "BadRequestError"},
+        {"message": "input (161 tokens) is too large to process. increase the batch size", "type": "server_error"},
     ],
 )  # fmt: skip
 def test_a_prompt_too_long_is_told_in_the_words_that_clients_look_for(body: dict[str, object]) -> None:

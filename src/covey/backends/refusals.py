@@ -1,5 +1,6 @@
 """What the errors of model servers mean for our caller. Pure."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -7,13 +8,15 @@ import msgspec
 from covey.errors import CallError
 from covey.telemetry.logs import redact
 
+_TOO_LONG = re.compile("maximum context length|is too large to process")
+
 
 def refusal(status: int, body: bytes, retry_after: str = "") -> CallError:
     """What a server's error means for our caller."""
     message, kind, known = _error_of(body)
     said = f": {message}" if message else ""
     wait = float(retry_after) if retry_after.isdigit() else None
-    if kind in {"exceed_context_size_error", "context_length_exceeded"} or "maximum context length" in message:
+    if kind in {"exceed_context_size_error", "context_length_exceeded"} or _TOO_LONG.search(message):
         return context_exceeded(known.get("n_ctx", 0), known.get("n_prompt_tokens", 0), message)
     if kind == "not_supported_error":
         return CallError("unsupported", f"The model server cannot do this{said}")

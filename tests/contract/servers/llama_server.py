@@ -22,6 +22,7 @@ def main() -> None:
         params.api_keys = [sys.argv[3]]
     if os.environ.get("LLAMA_EMBEDDING"):
         params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        params.n_batch = params.n_ubatch = 512
     params.chat_template = os.environ.get("LLAMA_TEMPLATE", "")
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address}), flush=True)
