@@ -10,6 +10,7 @@ import pytest
 import trio
 from engine_world import WORLDS, World, ensure_model
 
+from covey.backends.openai import OpenAiBackend
 from covey.contracts.inference import (
     AnswerFormat,
     ChatDelta,
@@ -34,6 +35,15 @@ PERSON = {
     "required": ["name", "kind"],
     "additionalProperties": False,
 }
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\nTools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    'Call one with <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n{% endif %}'
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 CANCEL_SECONDS_MAX = 0.1
 STORY = "Write a long story about a lighthouse keeper and the sea."
 
@@ -91,6 +101,32 @@ async def test_tools_that_may_be_called_leave_a_free_answer(world: World) -> Non
     assert answer.text or answer.calls
     assert answer.deltas[-1].finish in {"stop", "length", "tool_calls"}
     assert (answer.deltas[-1].finish == "tool_calls") == bool(answer.calls)
+
+
+@pytest.mark.model
+async def test_a_template_that_has_a_place_for_tools_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model behind a template that knows tools: the engine renders them and their results itself."""
+    monkeypatch.setenv("LLAMA_TEMPLATE", TOOL_TEMPLATE)
+    async with WORLDS["openai"](await ensure_model()) as world:
+        assert isinstance(world.backend, OpenAiBackend)
+        (server,) = world.backend.servers
+        assert server.abilities.tools
+        plain = (await world.ask(asked(world))).deltas[-1].usage
+        offered = await world.ask(asked(world, tools=(WEATHER,)))
+        usage = offered.deltas[-1].usage
+        assert plain is not None
+        assert usage is not None
+        assert usage.prompt_tokens > plain.prompt_tokens + 20
+        assert offered.text or offered.calls
+        required = await world.ask(asked(world, tools=(WEATHER,), tool_use="required"))
+        assert [call.name for call in required.calls] == ["get_weather"]
+        past = (
+            Message("assistant", "", tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Paris"}'),)),
+            Message("tool", "It rains frogs.", tool_call_id="call_1"),
+        )
+        request = asked(world, tools=(WEATHER,))
+        answer = await world.ask(msgspec.structs.replace(request, messages=request.messages + past))
+        assert answer.deltas[-1].finish
 
 
 async def test_no_tool_is_called_where_none_may_be(world: World) -> None:

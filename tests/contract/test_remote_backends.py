@@ -330,7 +330,7 @@ ANY_MODEL = ("chat", "completion", "json", "logprobs", "tools")
         (b"{}", ANY_MODEL, 0),
         (b"nonsense", ANY_MODEL, 0),
         (b'{"capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}}', ANY_MODEL, 8192),
-        (b'{"capabilities": ["completion", "vision"]}', (*ANY_MODEL, "vision"), 0),
+        (b'{"capabilities": ["completion", "vision"], "model_info": {}}', (*ANY_MODEL, "vision"), 0),
         (b'{"capabilities": ["embedding"], "model_info": {"bert.context_length": "?"}}', ("embed",), 0),
     ],
 )

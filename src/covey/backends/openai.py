@@ -34,12 +34,12 @@ class OpenAiBackend:
     name = "openai"
 
     def __init__(self, servers: list[Server]) -> None:
-        self._servers = servers
+        self.servers = servers
 
     def models(self) -> tuple[ModelStatus, ...]:
         """See `Backend.models`."""
         found: dict[str, ModelStatus] = {}
-        for server in self._servers:
+        for server in self.servers:
             for status in server.statuses():
                 found.setdefault(status.name, status)
         return tuple(found.values())
@@ -53,7 +53,7 @@ class OpenAiBackend:
         await self._server(request.model).embed(request, emit)
 
     def _server(self, model: str) -> Server:
-        for server in self._servers:
+        for server in self.servers:
             if server.has(model):
                 return server
         raise CallError("not_found", f"No upstream has a model {model[:200]!r}.", reason="model_not_found")

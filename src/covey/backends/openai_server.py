@@ -60,7 +60,7 @@ class Server:
         base = client.base_url
         self._root = str(base.copy_with(path=base.path.rstrip("/").removesuffix("/v1") or "/")).rstrip("/")
         self._models: dict[str, _Listed] = {}
-        self._abilities = Abilities()
+        self.abilities = Abilities()
         self._running: dict[str, int] = {}
         self._trouble = ""
         self.asked = trio.Event()
@@ -87,7 +87,7 @@ class Server:
             return self.upstream.capabilities
         if self._models[name].embeds:
             return ("embed",)
-        return self._abilities.capabilities if self.upstream.local else CHAT_CAPABILITIES
+        return self.abilities.capabilities if self.upstream.local else CHAT_CAPABILITIES
 
     @property
     def is_up(self) -> bool:
@@ -105,7 +105,7 @@ class Server:
                 content = await get_json(self._client, "models")
                 listed = msgspec.json.decode(content, type=_Models).data
                 if self.upstream.local:
-                    self._abilities = await ask_abilities(self._client, self._root)
+                    self.abilities = await ask_abilities(self._client, self._root)
         except trio.TooSlowError:
             self._note(f"{self.upstream.name} does not answer when it is asked for its models")
             return
@@ -152,7 +152,7 @@ class Server:
     async def _answer(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         upstream = self.upstream
         if upstream.local:
-            await answer(self._client, self._abilities, request, None, self._patience, emit, self._root)
+            await answer(self._client, self.abilities, request, None, self._patience, emit, self._root)
             return
         if request.prompt is not None:
             path, body = "completions", prompt_body(request, request.prompt, request.model)
