@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from engine_world import Answer, free_port
+from engine_world import Answer, free_port, listed
 from faulty_server import Scripted, chunked, reply, scripted, stream_head
 
 from covey.backends.base import Backend, BackendParts
@@ -343,6 +343,7 @@ async def test_ollama_is_asked_what_its_models_can_do(
         server.models = b'{"models": [{"model": "m"}]}'
         server.shown = shown
         async with open_ollama(OllamaConfig(server.url), PARTS) as backend:
+            await listed(backend)
             assert backend.models()[0].capabilities == capabilities
             assert backend.models()[0].context_tokens == context_tokens
 
