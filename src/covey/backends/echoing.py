@@ -155,7 +155,7 @@ def instance(schema: object, said: str, depth: int = 0) -> Any:
 
 
 def _items(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def embedding(one: str | tuple[int, ...], dimensions: int) -> bytes:
