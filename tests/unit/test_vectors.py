@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.backends.vectors import embeds, packed, read_embeddings, shortened
+from covey.backends.vectors import INPUTS_EACH, embeds, packed, portions, read_embeddings, shortened
 from covey.contracts.inference import Embeddings
 from covey.errors import CallError
 
@@ -68,6 +68,15 @@ def test_fewer_dimensions_are_of_length_one_again() -> None:
     assert shortened(vector, None) == shortened(vector, 3) == shortened(vector, 9) == vector
     assert struct.unpack("<2f", shortened(vector, 2)) == (1.0, 0.0)
     assert struct.unpack("<1f", shortened(packed([0.0, 1.0]), 1)) == (0.0,)
+
+
+def test_inputs_go_in_small_portions_and_in_order() -> None:
+    inputs = ("a" * 40, (1,) * 95, "b" * 40, "c" * 4_000, *("d",) * 70)
+    found = list(portions(inputs, 100))
+    assert tuple(one for some in found for one in some) == inputs
+    assert [len(some) for some in found[:4]] == [1, 1, 1, 1]
+    assert max(map(len, found)) <= INPUTS_EACH
+    assert len(list(portions(("d",) * 70, 8_192))) == 2
 
 
 @pytest.mark.parametrize(

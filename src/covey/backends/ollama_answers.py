@@ -15,7 +15,7 @@ from covey.backends.completion_requests import decoded_schema
 from covey.backends.forced_tools import CallFinder, plain_request
 from covey.backends.ollama_client import OllamaConfig, translated
 from covey.backends.sse_client import exhausting
-from covey.backends.vectors import packed, shortened
+from covey.backends.vectors import TOKENS_EACH, packed, portions, shortened
 from covey.bus.replies import Emit
 from covey.contracts.inference import (
     Alternative,
@@ -36,9 +36,6 @@ from covey.errors import CallError
 
 if TYPE_CHECKING:
     import ollama
-
-INPUTS_EACH = 16
-"""A request for embeddings is no stream: one that is left is cancelled late, so it had better be small."""
 
 
 class LogprobsMissingError(Exception):
@@ -159,8 +156,7 @@ class OllamaAnswers:
 
     async def embed(self, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
         """See `Backend.embed`."""
-        for start in range(0, len(request.inputs), INPUTS_EACH):
-            some = request.inputs[start : start + INPUTS_EACH]
+        for some in portions(request.inputs, TOKENS_EACH):
             texts = [one for one in some if isinstance(one, str)]
             if len(texts) < len(some):
                 raise CallError("unsupported", "Ollama embeds no tokens; send the texts.", param="input")

@@ -17,7 +17,7 @@ from covey.backends.engine_answers import answer
 from covey.backends.openai_upstream import Upstream
 from covey.backends.refusals import refusal
 from covey.backends.sse_client import Patience, RefusedError, SilentUpstreamError, get_json, post_events, post_json
-from covey.backends.vectors import embeds, read_embeddings
+from covey.backends.vectors import TOKENS_EACH, embeds, portions, read_embeddings
 from covey.bus.replies import Emit
 from covey.contracts.inference import Capability, ChatDelta, ChatRequest, Embeddings, EmbedRequest, ModelStatus
 from covey.dialects.counting import estimated_tokens
@@ -29,8 +29,8 @@ MODELS_MAX = 2_000
 LIST_SECONDS = 10.0
 """The longest that a server may take to say which models it has."""
 CHAT_CAPABILITIES: tuple[Capability, ...] = ("chat", "completion", "json", "logprobs", "tools", "vision")
-INPUTS_EACH = 16
-"""A request for embeddings is no stream: one that is left is cancelled late, so it had better be small."""
+TOKENS_EACH_AFAR = 8_192
+"""A distant server is fast, and the way to it long."""
 
 
 class _Model(msgspec.Struct):
@@ -174,8 +174,7 @@ class Server:
             raise no_embeddings(request.model)
         self._running[request.model] = self._running.get(request.model, 0) + 1
         try:
-            for start in range(0, len(request.inputs), INPUTS_EACH):
-                some = request.inputs[start : start + INPUTS_EACH]
+            for some in portions(request.inputs, TOKENS_EACH if self.upstream.local else TOKENS_EACH_AFAR):
                 body = embed_body(request, some)
                 with trio.fail_after(self._patience.first_seconds):
                     content = await post_json(self._client, "embeddings", body)

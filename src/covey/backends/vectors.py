@@ -5,15 +5,20 @@ import binascii
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import msgspec
 
-from covey.contracts.inference import Embeddings
+from covey.contracts.inference import Embeddings, EmbedRequest
+from covey.dialects.counting import estimated_input_tokens
 from covey.errors import CallError
 
 _EMBEDS = re.compile(r"embed|(?:^|[-_/])(?:bge|gte|e5|nomic-bert|minilm|mpnet)(?:$|[-_.:/])", re.IGNORECASE)
+
+
+INPUTS_EACH = 64
+TOKENS_EACH = 512
 
 
 class _Usage(msgspec.Struct):
@@ -36,6 +41,23 @@ _answers = msgspec.json.Decoder(_Answer)
 def embeds(model: str) -> bool:
     """Whether a model's name says that it embeds: servers list no capabilities."""
     return _EMBEDS.search(model) is not None
+
+
+def portions(inputs: Sequence[str | tuple[int, ...]], tokens_max: int) -> Iterator[tuple[str | tuple[int, ...], ...]]:
+    """The inputs in order, a few at a time: some `tokens_max` tokens of them, or a single longer one.
+
+    A request for embeddings is no stream: a server ends what it was given, whoever has left meanwhile.
+    """
+    some: list[str | tuple[int, ...]] = []
+    tokens = 0
+    for one in inputs:
+        cost = estimated_input_tokens(EmbedRequest("", (one,)))
+        if some and (tokens + cost > tokens_max or len(some) == INPUTS_EACH):
+            yield tuple(some)
+            some, tokens = [], 0
+        some.append(one)
+        tokens += cost
+    yield tuple(some)
 
 
 def packed(vector: Sequence[float]) -> bytes:
