@@ -75,7 +75,7 @@ async def gateways(
         books: list[UsageBook] = []
         for _ in range(2):
             store = await stack.enter_async_context(open_store(MemoryStore(), Metrics(), in_thread=False))
-            books.append(UsageBook(store, FixedClock()))
+            books.append(UsageBook(store, FixedClock(), Metrics()))
 
         def serve(bus: BusHandle, book: UsageBook, name: str) -> None:
             stamped = bus._bus.stamped("gateway")
@@ -98,7 +98,7 @@ async def gateways(
 async def alone(bob: Callable[[BusHandle], None]) -> AsyncGenerator[tuple[Bus, UsageBook], None]:
     """Alice is an honest gateway; Bob is played by the test."""
     async with open_store(MemoryStore(), Metrics(), in_thread=False) as store:
-        book = UsageBook(store, FixedClock())
+        book = UsageBook(store, FixedClock(), Metrics())
 
         def serve(bus: BusHandle) -> None:
             UsageService(bus._bus.stamped("gateway"), book).serve()

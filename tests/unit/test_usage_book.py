@@ -42,7 +42,7 @@ class World:
         self.kv = kv
         self.store = store
         self.clock = Clock()
-        self.book = UsageBook(store, self.clock, retention)
+        self.book = UsageBook(store, self.clock, Metrics(), retention)
 
     async def settle(self) -> None:
         """Until what was recorded is written, and what is too much is gone."""

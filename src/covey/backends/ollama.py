@@ -96,6 +96,11 @@ class OllamaBackend:
             in_flight=self._running.get(name, 0),
         )
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last asked."""
+        return self._reachable
+
     async def generate(self, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         """See `Backend.generate`."""
         if request.model not in self._models:
@@ -230,8 +235,9 @@ async def open_ollama(config: OllamaConfig, parts: BackendParts) -> AsyncGenerat
     Raises:
         CallError: `invalid`: its address is none.
     """
-    server_of(config.url)
+    server = "{}:{}".format(*server_of(config.url))
     backend = OllamaBackend(config)
+    parts.metrics.upstream_up.labels(backend.name, server).set_function(lambda: float(backend.is_up))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.keep_fresh)

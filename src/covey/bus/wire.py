@@ -209,7 +209,7 @@ def encode_request(request: msgspec.Struct) -> bytes:
     """A request's message.
 
     Raises:
-        CallError: `too_large`; `invalid` where a text is none: half a surrogate pair has no bytes. Both in the same words
+        CallError: `too_large`; `invalid` where a text is none: half a surrogate pair has no bytes. In the same words
             near and far.
     """
     try:

@@ -25,7 +25,12 @@ LEVELS_MAX = 64
 """How deep a schema may nest: whatever reads it further on may do so by recursion."""
 SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
 
+_SEPARATORS = (b",", b"[", b"{")
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
+
+VALUES_MAX = 300_000
+"""How many values a body may hold, roughly: what separates them is counted. Beyond any model's context (OpenAI embeds
+up to 300,000 tokens at once), and far below what keeps the loop busy for a second."""
 
 Range = tuple[str, float, float]
 """The name of a field, and the least and the greatest that it may be."""
@@ -37,8 +42,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """JSON to a typed request.
 
     Raises:
-        CallError: `invalid`, with `param` where it is about one field.
+        CallError: `invalid`, with `param` where it is about one field; `too_large` where it holds too much.
     """
+    if len(body) > VALUES_MAX and sum(map(body.count, _SEPARATORS)) > VALUES_MAX:
+        raise CallError("too_large", f"The request body holds more than {VALUES_MAX} values; send less at once.")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

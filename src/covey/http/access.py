@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import trio
 
-from covey.http.asgi import ASGIApp, ClientGone, Message, Receive, Scope, Send, header
+from covey.http.asgi import REQUEST_ID, ASGIApp, ClientGone, Message, Receive, Scope, Send, header
 from covey.telemetry import access
 from covey.telemetry.logs import new_request_id, sane_request_id, set_request_id
 from covey.telemetry.metrics import Metrics
@@ -35,7 +35,9 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        set_request_id(sane_request_id(header(scope, b"x-request-id") or "") or new_request_id())
+        request_id = sane_request_id(header(scope, b"x-request-id") or "") or new_request_id()
+        set_request_id(request_id)
+        scope["extensions"] = {**scope.get("extensions", {}), REQUEST_ID: request_id}
         path: str = scope["path"]
         note = access.Note(scope["method"], path, route=path if path in self._routes else "")
         access.begin(note)

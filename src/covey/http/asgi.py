@@ -23,6 +23,8 @@ Headers = list[tuple[bytes, bytes]]
 
 ON_GONE = "covey.on_gone"
 """An extension of the scope: a function that takes what to call, once, when the client hangs up."""
+REQUEST_ID = "covey.request_id"
+"""An extension of the scope: the id that the log already calls this request by."""
 RECEIVED = "covey.received"
 """An extension of the scope: a function that gives the next message, if it has come already, else `None`."""
 PEER = "covey.peer"

@@ -1,20 +1,18 @@
 """One HTTP request and its answer: what every answer's headers need, and whether it has begun."""
 
-import re
-import secrets
 from collections.abc import Callable
 
 import trio
 
 from covey.errors import CallError
-from covey.http.asgi import Headers, Receive, Scope, Send, header, read_body, respond
+from covey.http.asgi import REQUEST_ID, Headers, Receive, Scope, Send, header, read_body, respond
 from covey.http.problems import headers_of, status_of
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.live import Live
 from covey.roles.gateway.voice import OPENAI, Voice
+from covey.telemetry.logs import new_request_id, sane_request_id, set_request_id
 
 JSON = "application/json"
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SHOWN_CHARS_MAX = 200
 """How much of what a client sent is shown back in an error."""
 
@@ -34,8 +32,10 @@ class Exchange:
         self.asked: Asked | None = None
         self.failed: Callable[[CallError], bytes] = self.voice.error_body
         """What ends a stream that has begun and fails."""
-        sent = header(scope, b"x-request-id") or ""
-        self.request_id = sent if _SANE_REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+        known: str = scope.get("extensions", {}).get(REQUEST_ID, "")
+        self.request_id = known or sane_request_id(header(scope, b"x-request-id") or "") or new_request_id()
+        if not known:
+            set_request_id(self.request_id)
         self._send = send
 
     @property

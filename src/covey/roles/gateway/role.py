@@ -35,6 +35,7 @@ from covey.roles.gateway.table import Table
 from covey.roles.gateway.usage import UsageBook
 from covey.roles.gateway.usage_rows import Retention
 from covey.roles.gateway.usage_service import UsageService
+from covey.telemetry.logs import current_request_id, new_request_id, set_request_id
 
 FLUSH_SECONDS = 5.0
 
@@ -81,6 +82,8 @@ class Gateway:
 
     async def complete(self, caller: Caller, request: CompletionRequest, emit: Emit[ChatDelta]) -> None:
         """Serve COMPLETE."""
+        if not current_request_id():
+            set_request_id(new_request_id())
         key = asked_key(request.actor.key) if request.actor.key else None
         with self._requests.watch(key) as live:
             identity = await self._identify(caller, request.actor)
@@ -117,7 +120,9 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     fleet = Fleet(parts.bus, parts.cluster.labels)
     admission = Admission(parts.bus, parts.clock)
     limiter = Limiter(parts.bus, parts.clock, answer_tokens_default=config.answer_tokens_default)
-    usage = UsageBook(parts.store, parts.clock, config.usage_retention, flush_seconds=config.usage_flush_seconds)
+    usage = UsageBook(
+        parts.store, parts.clock, parts.metrics, config.usage_retention, flush_seconds=config.usage_flush_seconds
+    )
     books = Books(
         tally,
         parts.metrics,

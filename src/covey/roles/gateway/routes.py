@@ -13,7 +13,6 @@ from covey.roles.gateway.live import LiveRequests
 from covey.roles.gateway.loopback import loopback_credential
 from covey.roles.gateway.table import Handler, Route, Table, voice_of
 from covey.telemetry.access import note_caller, note_route
-from covey.telemetry.logs import set_request_id
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request: identify first, then dispatch."""
         exchange = Exchange(scope, receive, send)
-        set_request_id(exchange.request_id)
         try:
             route = self._find(exchange)
             if exchange.path == OPENAPI_PATH:

@@ -32,6 +32,7 @@ from covey.roles.gateway.usage_rows import (
 )
 from covey.store.kv import Batch, Reader, StoreError
 from covey.store.writer import Store
+from covey.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,21 @@ class UsageBook:
     Args:
         store: the records go to this node's own corner of it.
         clock: says what is too old.
+        metrics: counts what could not be written.
         retention: what is kept.
         flush_seconds: how long records wait in memory, to be written together.
     """
 
     def __init__(
-        self, store: Store, clock: Clock, retention: Retention | None = None, *, flush_seconds: float = 1.0
+        self,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        retention: Retention | None = None,
+        *,
+        flush_seconds: float = 1.0,
     ) -> None:
+        self._failures = metrics.usage_failures
         self._store = store
         self._key: Callable[[bytes], bytes] = store.local(AREA).key
         self._clock = clock
@@ -139,6 +148,7 @@ class UsageBook:
             self._say_refused(error)
 
     def _say_refused(self, error: CallError) -> None:
+        self._failures.inc()
         if not self._refused:
             self._refused = True
             log.error(
