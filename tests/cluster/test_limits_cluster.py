@@ -42,7 +42,7 @@ class Seven:
         for gateway in self.gateways:
             gateway.ready().key = made["key"]
             eventually(lambda gateway=gateway: gateway.get("/v1/models")[0] == 200, 30, self.explain)
-        peers = {one["peer_id"]: one["name"] for one in self.auth[0].json("nodes", "list") if "auth" in one["roles"]}
+        peers = {one["peer"]: one["name"] for one in self.auth[0].json("nodes", "list") if "auth" in one["roles"]}
         order = [peers[peer] for peer in ranked(f"key:{made['id']}", peers)]
         self.owners = [next(host for host in self.auth if host.name == name) for name in order]
         """The one that owns the limit, then who would after it."""

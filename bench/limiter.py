@@ -1,0 +1,138 @@
+"""Limits over a cluster: one key offered ten times its rate at four gateways, and what counting a request costs.
+
+    python -m bench.limiter [--seconds 2]
+
+One auth machine and four gateways are real `covey` processes over libp2p on loopback. Allowed in a window: the burst,
+and the rate while it lasts; a window lasts from when its first request was sent until its last was answered.
+"""
+
+import argparse
+import time
+from collections.abc import Iterable
+
+import httpx
+import trio
+
+from bench.figure import Figure, show
+from bench.processes import Machine, place
+from covey.bus.bus import Bus
+from covey.bus.caller import Caller
+from covey.contracts.auth import CREATE_KEY, Actor, CreateKey, Identity, KeyLimits
+from covey.contracts.limits import LEASE_LIMITS, LeaseLimits, LimitGrants, LimitsLeased
+from covey.roles.auth.limits import Rate
+from covey.roles.gateway.limiting import Limiter
+from covey.store.feeds import SystemClock
+from covey.telemetry.metrics import Metrics
+from covey.transport.base import PeerId
+
+LIMIT = 600
+RATE = LIMIT / 60
+GATEWAYS = 4
+SECONDS_MIN = 15.0
+SHARE_MIN = 0.94
+ADMISSIONS = 20_000
+
+Admitted = list[tuple[float, float]]
+"""When each request was sent and answered."""
+
+
+async def offer(url: str, key: str, seconds: float, admitted: Admitted) -> None:
+    """Ten times the rate, over all gateways, at a steady pace; there is no model, so who is let in gets 404."""
+    body = {"model": "none", "messages": [{"role": "user", "content": "x"}]}
+    every_seconds = GATEWAYS / (10 * RATE)
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as web:
+        ends_at = time.monotonic() + seconds
+        while (sent := time.monotonic()) < ends_at:
+            answer = await web.post("/v1/chat/completions", json=body)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                admitted.append((sent, time.monotonic()))
+            await trio.sleep(max(sent + every_seconds - time.monotonic(), 0))
+
+
+def worst(admitted: Admitted) -> float:
+    """The highest share of what is allowed, over every window of a second and more."""
+    events, highest = sorted(admitted), 0.0
+    for first, (begin, _) in enumerate(events):
+        for count, (_, end) in enumerate(events[first:], start=1):
+            highest = max(highest, count / (LIMIT + RATE * max(end - begin, 1.0)))
+    return highest
+
+
+async def cluster(seconds: float) -> tuple[float, float]:
+    """The worst window, and the share of the rate that is let in once the burst is spent."""
+    admitted: Admitted = []
+    with place() as folder:
+        auth = Machine(folder, "auth", roles='"auth"')
+        gateways = [Machine(folder, f"gateway{number}", roles='"gateway"') for number in range(GATEWAYS)]
+        try:
+            await auth.launch("up")
+            for gateway in gateways:
+                await gateway.launch("join", await auth.invite("gateway"))
+            async with auth.client() as client:
+                limits = KeyLimits(requests_per_minute=LIMIT)
+                key = (await client.bus.call(CREATE_KEY, CreateKey(Actor(), limits=limits))).key
+            for gateway in gateways:
+                await _known(gateway.url, key)
+            began = time.monotonic()
+            burst_seconds = LIMIT / (9 * RATE) * 1.5 + 1
+            async with trio.open_nursery() as nursery:
+                for gateway in gateways:
+                    nursery.start_soon(offer, gateway.url, key, burst_seconds + seconds, admitted)
+        finally:
+            for machine in (*gateways, auth):
+                machine.close()
+    steady = sum(sent >= began + burst_seconds for sent, _ in admitted)
+    return worst(admitted), steady / (RATE * seconds)
+
+
+async def _known(url: str, key: str) -> None:
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as web:
+        while (await web.get("/v1/models")).status_code != httpx.codes.OK:  # noqa: ASYNC110 - another process
+            await trio.sleep(0.05)
+
+
+async def admissions() -> tuple[float, float]:
+    """Microseconds to count and settle a request: without a limit; with one, whose owner is in this process."""
+    bus = Bus(PeerId("bench"), Metrics())
+    rates: dict[str, Rate] = {}
+
+    async def lease(caller: Caller, request: LeaseLimits) -> LimitsLeased:
+        now, answers = trio.current_time(), []
+        for report in request.reports:
+            use = report.uses[0]
+            rate = rates.setdefault(report.id, Rate(use.limit, now, since=float("-inf")))
+            rate.advance(use.limit, 1.0, now)
+            answers.append(LimitGrants(report.id, owned=True, grants=(rate.lease("bench", request.term, use, now),)))
+        return LimitsLeased(1, tuple(answers))
+
+    bus.stamped("auth").serve(LEASE_LIMITS, lease)
+    limiter = Limiter(bus.stamped("gateway"), SystemClock())
+
+    async def microseconds(identity: Identity) -> float:
+        began = time.perf_counter()
+        for _ in range(ADMISSIONS):
+            charge = await limiter.admit(identity, prompt_tokens=10, answer_tokens_max=10)
+            assert charge.refusal is None
+            charge.settle(20)
+        return (time.perf_counter() - began) / ADMISSIONS * 1e6
+
+    return (
+        await microseconds(Identity("free", "ada")),
+        await microseconds(Identity("limited", "ada", limits=KeyLimits(requests_per_minute=10**7))),
+    )
+
+
+def run(seconds: float) -> Iterable[Figure]:
+    """`seconds`: of load for each two, a quarter of a minute; at least that."""
+    free, limited = trio.run(admissions)
+    yield Figure("counting a request: no limit", free, "µs", goal_max=5)
+    yield Figure("counting a request: a limit, the owner here", limited, "µs", free, "without", goal_max=100)
+    highest, share = trio.run(cluster, max(SECONDS_MIN, seconds / 2 * SECONDS_MIN))
+    yield Figure(f"{GATEWAYS} gateways: let in of allowed, worst window", highest, "", goal_max=1.0)
+    yield Figure(f"{GATEWAYS} gateways: let in of the rate", share, "", goal_min=SHARE_MIN)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    show("limiter", run(parser.parse_args().seconds))
