@@ -31,7 +31,7 @@ from covey.roles.auth.limit_sight import LimitSight
 from covey.roles.auth.limits import Budget, Quota, Rate
 from covey.roles.base import Clock
 from covey.store.feeds import Feeds
-from covey.store.rows import BudgetRow, KeyRow, budget_key
+from covey.store.rows import BudgetRow, KeyRow, StandingRow, budget_key
 from covey.store.view import View
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,13 @@ class LimitOwner:
     def _known_limits(self, limit_id: str) -> KeyLimits | None:
         """What the feeds say; `None` where they say nothing (a session), or nothing yet."""
         kind, _, name = limit_id.partition(":")
-        row = self._feeds.view.get(KeyRow, name) if kind == "key" and name.isascii() else None
-        return row.created.limits if row is not None and row.created is not None else None
+        if not name.isascii():
+            return None
+        if kind == "owner":
+            row = self._feeds.view.get(StandingRow, name)
+            return None if row is None else row.limits
+        key = self._feeds.view.get(KeyRow, name)
+        return None if key is None or key.created is None else key.created.limits
 
     def _grant(self, account: Account, limit_id: str, gateway: str, term: int, use: LimitUse, now: float) -> LimitGrant:
         if use.kind == "requests" or use.kind == "tokens":
