@@ -37,14 +37,14 @@ Admitted = list[tuple[float, float]]
 
 
 async def offer(url: str, key: str, seconds: float, admitted: Admitted) -> None:
-    """Ten times the rate, over all gateways, at a steady pace; there is no model, so who is let in gets 404."""
+    """Ten times the rate, over all gateways, at a steady pace; nobody has a model, and who is let in is told so."""
     body = {"model": "none", "messages": [{"role": "user", "content": "x"}]}
     every_seconds = GATEWAYS / (10 * RATE)
     async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as web:
         ends_at = time.monotonic() + seconds
         while (sent := time.monotonic()) < ends_at:
             answer = await web.post("/v1/chat/completions", json=body)
-            if answer.status_code == httpx.codes.NOT_FOUND:
+            if answer.json()["error"]["code"] == "no_capacity":
                 admitted.append((sent, time.monotonic()))
             await trio.sleep(max(sent + every_seconds - time.monotonic(), 0))
 
