@@ -97,7 +97,8 @@ async def admissions() -> tuple[float, float]:
     rates: dict[str, Rate] = {}
 
     async def lease(caller: Caller, request: LeaseLimits) -> LimitsLeased:
-        now, answers = trio.current_time(), []
+        now = trio.current_time()
+        answers: list[LimitGrants] = []
         for report in request.reports:
             use = report.uses[0]
             rate = rates.setdefault(report.id, Rate(use.limit, now, since=float("-inf")))

@@ -120,7 +120,7 @@ class LimitSight:
         """Since when nobody else can have owned it; for ever where this process is all there is."""
         before = ranked(limit_id, {self.me, *self._gone_at})
         gone = [self._gone_at[node] for node in before[: before.index(self.me)]]
-        alone = self._sharing <= {self.me} and not self._gone_at and self._nodes == {self.me}
+        alone = self._sharing <= {self.me} and not self._gone_at and self._nodes == frozenset({self.me})
         return max([NEVER if alone else self._began_at, *gone])
 
     def share(self, limit_id: str, now: float) -> float:

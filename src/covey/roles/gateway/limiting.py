@@ -6,7 +6,7 @@ With a lease at hand nothing leaves the process. The owner may be in this very p
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import trio
 
@@ -33,6 +33,7 @@ __all__ = ["Charge", "Limiter"]
 log = logging.getLogger(__name__)
 
 NO_LIMITS = KeyLimits()
+NO_NEEDS: Mapping[int, int] = {}
 ADMIT_SECONDS_MAX = 2.0
 """How long a request waits for what owners lend."""
 ASK_AGAIN_SECONDS = 0.5
@@ -146,7 +147,7 @@ class Limiter:
         await self._ask(owner, [group], {id(one.lease): one.amount for one in ours})
         return True
 
-    async def _ask(self, owner: PeerId, groups: list[Group], needs: dict[int, int]) -> None:
+    async def _ask(self, owner: PeerId, groups: list[Group], needs: Mapping[int, int]) -> None:
         """Report groups to their owner, and take what it lends. `needs`: by the lease's `id`."""
         groups = [group for group in groups if group.asking is None]
         asked_at = trio.current_time()
@@ -176,7 +177,7 @@ class Limiter:
         return leased
 
     def _hear(
-        self, owner: PeerId, groups: list[Group], answers: tuple[LimitGrants, ...], needs: dict[int, int], at: float
+        self, owner: PeerId, groups: list[Group], answers: tuple[LimitGrants, ...], needs: Mapping[int, int], at: float
     ) -> None:
         now, told = trio.current_time(), {answer.id: answer for answer in answers}
         for group in groups:
@@ -215,7 +216,7 @@ class Limiter:
                     await trio.sleep(SETTLE_SECONDS)
                 self._wake = trio.Event()
                 for owner, groups in self._business():
-                    nursery.start_soon(self._ask, owner, groups, {})
+                    nursery.start_soon(self._ask, owner, groups, NO_NEEDS)
 
     def _business(self) -> Iterator[tuple[PeerId, list[Group]]]:
         """Whom to tell what now."""
@@ -256,7 +257,7 @@ class Limiter:
                 del self._nodes[peer]
 
 
-def _report(group: Group, needs: dict[int, int], now: float) -> LimitReport:
+def _report(group: Group, needs: Mapping[int, int], now: float) -> LimitReport:
     group.reported = tuple(group.leases.values())
     group.sequence += 1
     uses = tuple(
