@@ -87,7 +87,7 @@ async def cluster(seconds: float) -> tuple[float, float]:
 
 async def _known(url: str, key: str) -> None:
     async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as web:
-        while (await web.get("/v1/models")).status_code != httpx.codes.OK:  # noqa: ASYNC110 - another process
+        while not (await web.get("/v1/models")).is_success:  # noqa: ASYNC110 - another process
             await trio.sleep(0.05)
 
 
