@@ -32,21 +32,53 @@ SECONDS_MIN = 15.0
 SHARE_MIN = 0.94
 ADMISSIONS = 20_000
 
+FULL_SECONDS = 60.0
+"""An auth machine that has just begun has no burst to lend; after that it has all of it."""
+REFUSED_MIN = 40
+"""So many refusals say that the burst is spent."""
+SETTLE_SECONDS = 3.0
+"""After that what was lent of it is spent or over, too."""
+
 Admitted = list[tuple[float, float]]
 """When each request was sent and answered."""
 
 
-async def offer(url: str, key: str, seconds: float, admitted: Admitted) -> None:
-    """Ten times the rate, over all gateways, at a steady pace; nobody has a model, and who is let in is told so."""
-    body = {"model": "none", "messages": [{"role": "user", "content": "x"}]}
-    every_seconds = GATEWAYS / (10 * RATE)
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as web:
-        ends_at = time.monotonic() + seconds
-        while (sent := time.monotonic()) < ends_at:
-            answer = await web.post("/v1/chat/completions", json=body)
-            if answer.json()["error"]["code"] == "no_capacity":
-                admitted.append((sent, time.monotonic()))
-            await trio.sleep(max(sent + every_seconds - time.monotonic(), 0))
+class Load:
+    """Ten times the rate, over all gateways, at a steady pace; nobody has a model, and who is let in is told so.
+
+    `spent_at`: when the burst was spent.
+    """
+
+    def __init__(self, key: str, seconds: float) -> None:
+        self.admitted: Admitted = []
+        self.spent_at = float("inf")
+        self._key = key
+        self._seconds = seconds
+        self._refused = 0
+
+    async def offer(self, url: str) -> None:
+        """At one gateway, until it has been measured for long enough."""
+        body = {"model": "none", "messages": [{"role": "user", "content": "x"}]}
+        every_seconds = GATEWAYS / (10 * RATE)
+        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {self._key}"}) as web:
+            while (sent := time.monotonic()) < self.spent_at + self._seconds:
+                answer = await web.post("/v1/chat/completions", json=body)
+                self._note(sent, answer.json()["error"]["code"])
+                await trio.sleep(max(sent + every_seconds - time.monotonic(), 0))
+
+    def _note(self, sent: float, code: str) -> None:
+        if code == "no_capacity":
+            self.admitted.append((sent, time.monotonic()))
+        else:
+            self._refused += 1
+            if self._refused == REFUSED_MIN:
+                self.spent_at = time.monotonic() + SETTLE_SECONDS
+
+    @property
+    def share(self) -> float:
+        """Of the rate, that was let in after the burst was spent."""
+        ends_at = self.spent_at + self._seconds
+        return sum(self.spent_at <= sent < ends_at for sent, _ in self.admitted) / (RATE * self._seconds)
 
 
 def worst(admitted: Admitted) -> float:
@@ -60,7 +92,6 @@ def worst(admitted: Admitted) -> float:
 
 async def cluster(seconds: float) -> tuple[float, float]:
     """The worst window, and the share of the rate that is let in once the burst is spent."""
-    admitted: Admitted = []
     with place() as folder:
         auth = Machine(folder, "auth", roles='"auth"')
         gateways = [Machine(folder, f"gateway{number}", roles='"gateway"') for number in range(GATEWAYS)]
@@ -73,16 +104,15 @@ async def cluster(seconds: float) -> tuple[float, float]:
                 key = (await client.bus.call(CREATE_KEY, CreateKey(Actor(), limits=limits))).key
             for gateway in gateways:
                 await _known(gateway.url, key)
-            began = time.monotonic()
-            burst_seconds = LIMIT / (9 * RATE) * 1.5 + 1
+            await trio.sleep(FULL_SECONDS)
+            load = Load(key, seconds)
             async with trio.open_nursery() as nursery:
                 for gateway in gateways:
-                    nursery.start_soon(offer, gateway.url, key, burst_seconds + seconds, admitted)
+                    nursery.start_soon(load.offer, gateway.url)
         finally:
             for machine in (*gateways, auth):
                 machine.close()
-    steady = sum(sent >= began + burst_seconds for sent, _ in admitted)
-    return worst(admitted), steady / (RATE * seconds)
+    return worst(load.admitted), load.share
 
 
 async def _known(url: str, key: str) -> None:
