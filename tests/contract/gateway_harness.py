@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from http_harness import Answer, RawClient, Served, serving
 from msgspec.structs import replace
 
 from covey.backends.echo import EchoBackend, EchoConfig
+from covey.bus.background import open_background
 from covey.bus.bus import Bus
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
+from covey.bus.session import acceptor, open_session
 from covey.contracts.auth import AUTHORIZE, KEY_USED, VERIFY, AuthorizeActor, Identity, KeyLimits, KeyUsed, VerifyKey
 from covey.contracts.inference import (
     CHAT,
@@ -40,7 +42,9 @@ from covey.store.identity import Identity as NodeIdentity
 from covey.store.memory import MemoryStore
 from covey.store.writer import open_store
 from covey.telemetry.metrics import Metrics
+from covey.testing import ALICE, BOB, MEMBER
 from covey.transport.base import PeerId
+from covey.transport.memory import MemoryNetwork
 
 Script = Callable[[ChatRequest, Emit[ChatDelta]], Awaitable[None]]
 
@@ -151,6 +155,12 @@ class Inference:
         finally:
             self.running -= 1
 
+    def serve(self, bus: Bus) -> None:
+        handle = bus.stamped("inference")
+        handle.serve_stream(CHAT, self.chat)
+        handle.serve_stream(EMBED, self.embed)
+        handle.serve(MODELS, self.models)
+
     async def models(self, caller: Caller, request: Nothing) -> Models:
         return Models((*self.echo.models(), ModelStatus("scripted", "script", "loaded", created_at=7)))
 
@@ -197,6 +207,18 @@ def chat_body(text: str = "one two three", model: str = "echo", **fields: Any) -
 
 
 @asynccontextmanager
+async def models_on(bus: Bus, inference: Inference, network: MemoryNetwork) -> AsyncGenerator[None, None]:
+    """Another machine that has the models, linked to `bus`."""
+    other = Bus(BOB, Metrics(), name="bob")
+    inference.serve(other)
+    async with other.open(), open_background() as nursery:
+        await nursery.start(network.join(BOB).serve, acceptor(other, lambda _: MEMBER))
+        stream = await network.join(ALICE).dial(BOB)
+        async with open_session(bus, stream, peer=BOB, granted=MEMBER, dialer=True):
+            yield
+
+
+@asynccontextmanager
 async def gateway(
     *,
     auth: bool = True,
@@ -204,9 +226,19 @@ async def gateway(
     drain_seconds: float = 2.0,
     http: dict[str, Any] | None = None,
     serve: Callable[[Bus, Metrics], None] = lambda bus, metrics: None,
+    far: MemoryNetwork | None = None,
     **keys: Any,
 ) -> AsyncGenerator[Gateway, None]:
-    """A node of one gateway. `serve`: what else its bus is to have, before the gateway opens."""
+    """A node of one gateway.
+
+    Args:
+        auth, inference: whether somebody knows keys, and models.
+        drain_seconds: of the listener.
+        http: settings of the listener.
+        serve: what else its bus is to have, before the gateway opens.
+        far: models are on another machine, over this network.
+        keys: the gateway's configuration.
+    """
     metrics, lifecycle = Metrics(), Lifecycle()
     bus = Bus(PeerId("alice"), metrics)
     fake_auth, fake_inference = Auth(), Inference()
@@ -215,10 +247,8 @@ async def gateway(
         bus.stamped("auth").serve(AUTHORIZE, fake_auth.authorize)
         bus.stamped("auth").serve(KEY_USED, fake_auth.used)
         bus.stamped("auth").serve(LEASE_LIMITS, LimitOwner().lease)
-    if inference:
-        bus.stamped("inference").serve_stream(CHAT, fake_inference.chat)
-        bus.stamped("inference").serve_stream(EMBED, fake_inference.embed)
-        bus.stamped("inference").serve(MODELS, fake_inference.models)
+    if inference and far is None:
+        fake_inference.serve(bus)
     serve(bus, metrics)
     router = Router()
     async with open_store(MemoryStore(), Metrics()) as store:
@@ -244,6 +274,7 @@ async def gateway(
             router.mount(path, health)
         async with (
             bus.open(),
+            nullcontext() if far is None else models_on(bus, fake_inference, far),
             open_gateway(GatewayConfig(**keys), parts),
             serving(router, drain_seconds=drain_seconds, metrics=metrics, **(http or {})) as served,
         ):
