@@ -210,6 +210,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], ...]] = {
     "/v1/embeddings": (EMBEDDING, EMBEDDING_TOKENS),
     "/v1/responses": (RESPONSE, RESPONSE_STREAM),
     "/v1/messages": (MESSAGE, MESSAGE_STREAM),
+    "/v1/messages/count_tokens": (MESSAGE_STREAM,),
     "/api/chat": (OLLAMA_CHAT,),
     "/api/generate": (GENERATE,),
     "/api/embed": (EMBED,),

@@ -15,6 +15,8 @@ from gateway_harness import Gateway, gateway
 
 from hostile import mixtures, mutants
 
+from covey.dialects.operations import OPERATIONS
+
 SEED = int(os.environ.get("FUZZ_SEED", "20261125"))
 MIXTURES = int(os.environ.get("FUZZ_MIXTURES", "600"))
 LEAST = 20_000
@@ -30,7 +32,8 @@ def bodies(route: str) -> Iterator[bytes]:
         yield from mixtures(template, MIXTURES, SEED)
 
 
-def test_there_are_enough() -> None:
+def test_there_are_enough_for_every_route_that_takes_a_body() -> None:
+    assert set(REQUESTS) == {one.path for one in OPERATIONS if one.method == "POST"}
     assert sum(sum(1 for _ in bodies(route)) for route in REQUESTS) >= LEAST
 
 
