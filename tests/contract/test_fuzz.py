@@ -13,9 +13,8 @@ import trio
 from fuzz_requests import REQUESTS
 from gateway_harness import Gateway, gateway
 
-from hostile import mixtures, mutants
-
 from covey.dialects.operations import OPERATIONS
+from hostile import mixtures, mutants
 
 SEED = int(os.environ.get("FUZZ_SEED", "20261125"))
 MIXTURES = int(os.environ.get("FUZZ_MIXTURES", "600"))

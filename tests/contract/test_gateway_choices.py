@@ -104,7 +104,8 @@ async def test_the_client_leaves_and_every_choice_stops() -> None:
             await client.until(b'"content":"x"')
             assert node.inference.running == 4
         await eventually(lambda: node.inference.running == 0)
-        assert node.sample("covey_requests_total", route=CHAT_PATH, model="scripted", outcome="cancelled") == 1
+        labels = {"route": CHAT_PATH, "model": "scripted", "outcome": "cancelled"}
+        await eventually(lambda: node.sample("covey_requests_total", **labels) == 1)
 
 
 # What a model cannot do

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from covey.contracts.inference import ChatDelta, Embeddings, Usage
+from covey.contracts.inference import Usage
 from covey.errors import CallError
 from covey.roles.inference.attempt import Attempt
 from covey.store.files import size_of
@@ -61,17 +61,12 @@ async def test_an_attempt_is_counted_timed_and_told(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics()
-    taken: list[ChatDelta] = []
-
-    async def emit(delta: ChatDelta) -> None:
-        taken.append(delta)
-
-    deltas = [ChatDelta("a", 1), ChatDelta(finish="stop", usage=Usage(12, 1, 8))]
-    with caplog.at_level(logging.DEBUG, "covey"), Attempt(metrics, "echo", "tiny", emit) as watched:
+    with caplog.at_level(logging.DEBUG, "covey"), Attempt(metrics, "echo", "tiny") as attempt:
+        assert attempt.waits
         await trio.sleep(2)
-        for delta in deltas:
-            await watched(delta)
-    assert taken == deltas
+        attempt.answers()
+        assert not attempt.waits
+        attempt.usage = Usage(12, 1, 8)
     assert value(metrics, "covey_backend_requests_total", backend="echo", outcome="ok") == 1
     assert value(metrics, "covey_backend_first_token_seconds_sum", backend="echo") == 2
     assert value(metrics, "covey_backend_first_token_seconds_count", backend="echo") == 1
@@ -83,14 +78,10 @@ async def test_an_attempt_is_counted_timed_and_told(
 
 async def test_attempts_that_fail_or_are_left(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-
-    async def emit(_: ChatDelta) -> None:
-        raise AssertionError
-
     with caplog.at_level(logging.DEBUG, "covey"):
-        with pytest.raises(CallError), Attempt(metrics, "echo", "tiny", emit):
+        with pytest.raises(CallError), Attempt(metrics, "echo", "tiny"):
             raise CallError("upstream", "Broken.")
-        with trio.CancelScope() as scope, Attempt(metrics, "echo", "tiny", emit):
+        with trio.CancelScope() as scope, Attempt(metrics, "echo", "tiny"):
             scope.cancel()
             await trio.sleep_forever()
     assert value(metrics, "covey_backend_requests_total", backend="echo", outcome="upstream") == 1
@@ -100,11 +91,8 @@ async def test_attempts_that_fail_or_are_left(caplog: pytest.LogCaptureFixture) 
 
 async def test_embedded_tokens_are_counted() -> None:
     metrics = Metrics()
-
-    async def emit(_: Embeddings) -> None:
-        pass
-
-    with Attempt(metrics, "embedder", "e5", emit) as watched:
-        await watched(Embeddings((b"", b""), 7))
-        await watched(Embeddings((b"",), 4))
+    with Attempt(metrics, "embedder", "e5") as attempt:
+        attempt.embedded(7)
+        attempt.embedded(4)
+    assert value(metrics, "covey_backend_first_token_seconds_count", backend="embedder") == 1
     assert value(metrics, "covey_embedding_tokens_total", model="e5") == 11

@@ -36,7 +36,7 @@ class Head:
 class Gathered:
     """One answer put together from its deltas; what tokens were and why it ended stands here, too.
 
-    `reasoning_tokens`: how many of them were thought, as far as the back end counted each piece.
+    `tokens`: as far as the back end counted each piece; `reasoning_tokens`: how many of them were thought.
     """
 
     def __init__(self) -> None:
@@ -46,12 +46,15 @@ class Gathered:
         self.finish: Finish | None = None
         self.usage: Usage | None = None
         self.stopped_by = ""
+        self.tokens = 0
         self.reasoning_tokens = 0
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
     def add(self, deltas: Iterable[ChatDelta]) -> None:
         """The next ones, in order."""
         for delta in deltas:
+            # A back end that does not count sends one token at a time.
+            self.tokens += delta.tokens or bool(delta.text or delta.reasoning or delta.tool_calls)
             if delta.text:
                 self.texts.append(delta.text)
             if delta.reasoning:

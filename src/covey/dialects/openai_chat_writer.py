@@ -45,11 +45,20 @@ class ChatWriter:
 
     def deltas(self, index: int, deltas: Sequence[ChatDelta]) -> bytes:
         """A chunk for each piece."""
+        pieces: list[bytes] = []
+        texts: list[bytes] = []
         for delta in deltas:
             if delta.finish is not None or delta.logprobs or delta.tool_calls or delta.reasoning:
-                return b"".join(chunk for one in deltas for chunk in self._chunks(index, one))
-        # Nothing but text, as nearly always: one join for all of it.
-        texts = [encode(delta.text) for delta in deltas if delta.text]
+                pieces.append(self._plain(index, texts))
+                pieces.extend(self._chunks(index, delta))
+                texts = []
+            elif delta.text:
+                texts.append(encode(delta.text))
+        last = self._plain(index, texts)
+        return b"".join([*pieces, last]) if pieces else last
+
+    def _plain(self, index: int, texts: list[bytes]) -> bytes:
+        """Nothing but text, as nearly always: one join for all of it."""
         before, between, after = self._texts[index]
         return before + between.join(texts) + after if texts else b""
 

@@ -111,6 +111,8 @@ class Metrics:
             made.register(collector)
         self._http_children: dict[tuple[str, str, int], Counter] = {}
         self._key_check_children: dict[str, Counter] = {}
+        self._backend_children: dict[tuple[str, str], Counter] = {}
+        self._backend_began_children: dict[str, Histogram] = {}
         self._bus_children: dict[tuple[str, str], Counter] = {}
         self._request_children: dict[tuple[str, str, str], Counter] = {}
         self._models: dict[str, ModelMetrics] = {}
@@ -142,6 +144,20 @@ class Metrics:
         child = self._http_children.get(key)
         if child is None:
             child = self._http_children[key] = self.http_requests.labels(key[0], key[1], f"{key[2]}xx")
+        child.inc()
+
+    def backend_began(self, backend: str, seconds: float) -> None:
+        """The first piece of an answer has come from a back end."""
+        child = self._backend_began_children.get(backend)
+        if child is None:
+            child = self._backend_began_children[backend] = self.backend_seconds.labels(backend)
+        child.observe(seconds)
+
+    def backend_ended(self, backend: str, outcome: str) -> None:
+        """Count a request at a back end."""
+        child = self._backend_children.get((backend, outcome))
+        if child is None:
+            child = self._backend_children[backend, outcome] = self.backend_requests.labels(backend, outcome)
         child.inc()
 
     def of_model(self, model: str) -> "ModelMetrics":

@@ -32,7 +32,6 @@ class Choice:
         self.chat = chat
         self.way = way
         self.gathered = Gathered()
-        self.tokens = 0
         self._prompt_tokens = prompt_tokens
 
     async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
@@ -44,7 +43,6 @@ class Choice:
         deltas = await self.way.batch(until)
         if deltas:
             self.gathered.add(deltas)
-            self.tokens += sum(map(tokens_of, deltas))
         elif deltas is not None and self.gathered.finish is None:
             raise CallError("upstream", f"The model {self.chat.model!r} broke off in the middle of its answer.")
         return deltas
@@ -54,7 +52,7 @@ class Choice:
         """What the engine counted; where it was cut short, what was delivered, and a guess at the prompt."""
         if self.gathered.usage is not None:
             return self.gathered.usage
-        return Usage(self._prompt_tokens if self.way.node is not None else 0, self.tokens)
+        return Usage(self._prompt_tokens if self.way.node is not None else 0, self.gathered.tokens)
 
 
 class Answers:
@@ -129,11 +127,10 @@ class Answers:
             batch = await self._next(until)
         asked.live.check()
         if batch:
-            now = trio.current_time()
-            tokens = sum(tokens_of(delta) for _, deltas in batch for delta in deltas)
-            if tokens:
-                asked.tokens += tokens
-                asked.last_token_at = now
+            tokens = sum([choice.gathered.tokens for choice in self._choices])
+            if tokens > asked.tokens:
+                asked.tokens = tokens
+                asked.last_token_at = now = trio.current_time()
                 if asked.first_token_at is None:
                     asked.first_token_at = now
         return batch
@@ -171,11 +168,6 @@ async def _deliver(
             await give.send((index, error))
         finally:
             await choice.way.leave()
-
-
-def tokens_of(delta: ChatDelta) -> int:
-    """How many tokens a delta holds: a back end that does not count sends one at a time."""
-    return delta.tokens or bool(delta.text or delta.reasoning or delta.tool_calls)
 
 
 def prompt_key(chat: ChatRequest) -> tuple[int, int]:

@@ -32,10 +32,12 @@ def loopback_credential(scope: Scope, key: str) -> str | None:
     somebody points at this machine (DNS rebinding) or that a proxy is called by is not.
     Sources: WHATWG Fetch (Origin), W3C Fetch Metadata, RFC 7239 (Forwarded).
     """
+    if not key:
+        return None
     # Behind a trusted proxy the client is whom that one names: both that one and the connection's peer count.
     ends = scope.get("client"), scope.get("extensions", {}).get(PEER, scope.get("client"))
     is_near = all(end is not None and _is_loopback(end[0]) for end in ends)
-    if not key or not is_near or _brings_credential(scope):
+    if not is_near or _brings_credential(scope):
         return None
     if any(_FORWARDING.fullmatch(name) for name, _ in scope["headers"]):
         return None

@@ -109,8 +109,11 @@ class UsageBook:
         """Write what waits; what the disk refuses goes on waiting. Returns how much is stored now, if that is known."""
         counts: Counts | None = None
         async with self._writing:
-            while self._pending:
-                batch = list(islice(self._pending, BATCH_MAX))
+            # What comes meanwhile waits for the next time: a busy gateway would write a few at a time, without end.
+            left = len(self._pending)
+            while left > 0:
+                batch = list(islice(self._pending, min(left, BATCH_MAX)))
+                left -= len(batch)
                 try:
                     counts = await self._write(batch)
                 except CallError as error:

@@ -81,11 +81,10 @@ class Way(Generic[Request, Reply]):
         """
         while True:
             if self._replies is None:
-                wait = min(until, self._silent_at)
-                if wait == math.inf:
+                if until == math.inf:  # to ask a node is bounded by itself; a scope costs as much as all of this
                     await self._reach()
                     continue
-                with trio.CancelScope(deadline=wait) as waiting:
+                with trio.CancelScope(deadline=min(until, self._silent_at)) as waiting:
                     await self._reach()
                 if waiting.cancelled_caught:
                     self._check_patience(until)

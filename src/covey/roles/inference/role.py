@@ -77,8 +77,8 @@ class Inference:
         if status.name != request.model:
             request = msgspec.structs.replace(request, model=status.name)
         async with self._lanes.turn(status, request.tenant):
-            with Attempt(self._metrics, backend.name, request.model, emit) as watched:
-                await answer(backend, request, watched)
+            with Attempt(self._metrics, backend.name, request.model) as attempt:
+                await answer(backend, request, emit, attempt)
 
     async def embed(self, caller: Caller, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
         """Serves EMBED, on the same terms and through the same queue."""
@@ -87,8 +87,8 @@ class Inference:
         if status.name != request.model:
             request = msgspec.structs.replace(request, model=status.name)
         async with self._lanes.turn(status, request.tenant):
-            with Attempt(self._metrics, backend.name, request.model, emit) as watched:
-                await embed_all(backend, request, watched)
+            with Attempt(self._metrics, backend.name, request.model) as attempt:
+                await embed_all(backend, request, emit, attempt)
 
     async def models(self, caller: Caller, request: Nothing) -> Models:
         """Serves MODELS."""
@@ -107,7 +107,7 @@ class Inference:
         return await self._table.remove(request.model)
 
 
-async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta], attempt: Attempt) -> None:
     """Let a back end answer, and make sure that an answer which only stops is not taken for one that ended.
 
     Raises:
@@ -119,7 +119,10 @@ async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) 
         nonlocal finished
         if finished:
             raise CallError("upstream", f"The back end {backend.name} went on after the end of its answer.")
-        finished = delta.finish is not None
+        if attempt.waits:
+            attempt.answers()
+        if delta.finish is not None:
+            finished, attempt.usage = True, delta.usage
         return emit(delta)
 
     await backend.generate(request, watched)
@@ -127,7 +130,7 @@ async def answer(backend: Backend, request: ChatRequest, emit: Emit[ChatDelta]) 
         raise CallError("upstream", f"The back end {backend.name} stopped in the middle of its answer.")
 
 
-async def embed_all(backend: Backend, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+async def embed_all(backend: Backend, request: EmbedRequest, emit: Emit[Embeddings], attempt: Attempt) -> None:
     """Let a back end embed, and make sure that every input has one vector.
 
     Raises:
@@ -140,6 +143,7 @@ async def embed_all(backend: Backend, request: EmbedRequest, emit: Emit[Embeddin
         missing -= len(some.vectors)
         if missing < 0:
             raise CallError("upstream", f"The back end {backend.name} embedded more than it was given.")
+        attempt.embedded(some.prompt_tokens)
         await emit(some)
 
     await backend.embed(request, watched)
