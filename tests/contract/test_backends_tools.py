@@ -136,6 +136,8 @@ async def test_no_tool_is_called_where_none_may_be(world: World) -> None:
 
 
 async def test_the_result_of_a_tool_is_read(world: World) -> None:
+    if world.backend.name == "ollama":
+        pytest.skip("Ollama's client sends no `type` with a call; the server behind this proxy wants one.")
     request = asked(world, tools=(WEATHER,))
     past = (
         Message("assistant", "", tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Paris"}'),)),

@@ -77,7 +77,7 @@ async def serving(kind: str, *answers: bytes, stall: bool = False) -> AsyncItera
 async def until_asked(backend: Backend) -> None:
     """A busy machine may take longer than a start waits."""
     with trio.fail_after(10):
-        for one in getattr(backend, "_servers", [backend]):
+        for one in getattr(backend, "servers", [backend]):
             await one.asked.wait()
 
 
@@ -229,7 +229,7 @@ async def test_a_server_that_lists_nonsense_is_named_and_offers_nothing() -> Non
     async with serving("openai", b"") as (backend, server):
         server.models = b"<html>"
         assert backend.models()[0].context_tokens == 99
-        for one in backend._servers:  # type: ignore[attr-defined]
+        for one in backend.servers:
             await one.refresh()
         assert backend.models()[0].state == "failed"
         assert "no list of models" in backend.models()[0].detail

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SHUTDOWN_SECONDS = 6.0
 CONFIG = f'[node]\nshutdown_seconds = {SHUTDOWN_SECONDS}\n[inference]\nbackends = ["echo"]\n'
+CONFIG += "[backends.echo]\ncontext_tokens = 2_000_000\n"
 PACKAGE = "covey/"
 
 

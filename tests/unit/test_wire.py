@@ -213,3 +213,9 @@ def test_half_a_character_is_refused_and_no_crash() -> None:
     with pytest.raises(CallError, match="half a character") as caught:
         wire.encode_request(Message("user", "\ud800"))
     assert caught.value.code == "invalid"
+    wire.check_size(Message("user", "\ud800"))  # within a process it is the handler's to judge
+
+
+def test_what_is_too_large_for_another_node_is_too_large_here() -> None:
+    with pytest.raises(CallError, match="send less at once"):
+        wire.check_size(Message("user", "x" * (wire.REQUEST_BYTES_MAX + 1)))

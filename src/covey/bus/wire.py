@@ -221,6 +221,21 @@ def encode_request(request: msgspec.Struct) -> bytes:
     return body
 
 
+def check_size(request: msgspec.Struct) -> None:
+    """Refuse a request that stays within the process where its size would be refused on the way to another.
+
+    Half a character passes: here it reaches the handler, which judges it with all other nonsense.
+
+    Raises:
+        CallError: `too_large`.
+    """
+    try:
+        encode_request(request)  # in a tenth of a microsecond, as a rule
+    except CallError as error:
+        if error.code != "invalid":
+            raise
+
+
 def too_long(body_bytes: int) -> CallError:
     """The `too_large` of a request beyond `REQUEST_BYTES_MAX`."""
     return CallError(
