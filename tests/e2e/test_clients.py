@@ -334,8 +334,9 @@ def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.fixture(scope="module")
-def llama(node: NodeProcess, key: str) -> ollama.Client:
-    return ollama.Client(node.url, headers={"Authorization": f"Bearer {key}"})
+def llama(node: NodeProcess, key: str) -> Iterator[ollama.Client]:
+    with ollama.Client(node.url, headers={"Authorization": f"Bearer {key}"}) as made:
+        yield made
 
 
 @shows("ollama", "chat")
@@ -443,10 +444,17 @@ def test_llm_tools(llm: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def chain(node: NodeProcess, key: str) -> ChatOpenAI:
-    return ChatOpenAI(
-        model=MODEL, base_url=f"{node.url}/v1", api_key=key, temperature=0, max_completion_tokens=100, max_retries=0
-    )  # type: ignore[call-arg]
+def chain(node: NodeProcess, key: str) -> Iterator[ChatOpenAI]:
+    with httpx.Client(timeout=60) as http:
+        yield ChatOpenAI(
+            model=MODEL,
+            base_url=f"{node.url}/v1",
+            api_key=key,  # type: ignore[arg-type]
+            temperature=0,
+            max_completion_tokens=100,
+            max_retries=0,
+            http_client=http,
+        )
 
 
 @shows("langchain-openai", "chat")
@@ -478,6 +486,13 @@ def test_langchain_structured(chain: ChatOpenAI) -> None:
 
 @shows("langchain-openai", "embeddings, with `check_embedding_ctx_length=False`")
 def test_langchain_embeddings(node: NodeProcess, key: str, embedder: str) -> None:
-    made = OpenAIEmbeddings(model=embedder, base_url=f"{node.url}/v1", api_key=key, check_embedding_ctx_length=False)  # type: ignore[call-arg]
-    cat, katze = made.embed_documents(["a cat", "eine Katze"])
+    with httpx.Client(timeout=60) as http:
+        made = OpenAIEmbeddings(
+            model=embedder,
+            base_url=f"{node.url}/v1",
+            api_key=key,  # type: ignore[arg-type]
+            check_embedding_ctx_length=False,
+            http_client=http,
+        )
+        cat, katze = made.embed_documents(["a cat", "eine Katze"])
     assert similarity(cat, katze) > 0.7
