@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from covey.contracts.usage import Dimension, UsageRecord, UsageSums
-from covey.contracts.usage_sums import DAY_SECONDS, HOUR_SECONDS, add, day_of, hour_of, sums_of
+from covey.contracts.usage_sums import DAY_SECONDS, HOUR_SECONDS, add, day_of, hour_of, sums_of, sums_of_all
 from covey.store.kv import Reader
 
 AREA = "usage"
@@ -34,6 +34,8 @@ _START = Layout("!I")
 _MICROSECONDS = 1_000_000
 _SECONDS_MAX = 0xFFFF_FFFF
 
+Place = tuple[str, str, str, str, str, str]
+"""What requests of one total agree in."""
 Changes = list[tuple[bytes, bytes | None]]
 
 
@@ -130,9 +132,16 @@ def _begin(kind: bytes, at: float) -> int:
 
 def total_of(kind: bytes, record: UsageRecord) -> tuple[bytes, UsageTotal]:
     """The total that a record counts in, with this record alone, and its name."""
-    place = (record.model, record.key_id, record.owner, record.node, record.route, record.outcome)
-    name = total_start(kind, record.ended_at) + blake2b(_encode(place), digest_size=12).digest()
-    return name, UsageTotal(_begin(kind, record.ended_at), *place, sums_of(record))
+    return _total(kind, _begin(kind, record.ended_at), _place_of(record), sums_of(record))
+
+
+def _place_of(record: UsageRecord) -> Place:
+    return record.model, record.key_id, record.owner, record.node, record.route, record.outcome
+
+
+def _total(kind: bytes, start: int, place: Place, sums: UsageSums) -> tuple[bytes, UsageTotal]:
+    name = kind + _START.pack(start) + blake2b(_encode(place), digest_size=12).digest()
+    return name, UsageTotal(start, *place, sums)
 
 
 class Delta:
@@ -140,15 +149,22 @@ class Delta:
 
     def __init__(self) -> None:
         self.records: list[tuple[float, bytes]] = []
-        self.totals: dict[bytes, UsageTotal] = {}
+        self._alike: dict[tuple[int, Place], list[UsageRecord]] = {}
 
     def add(self, record: UsageRecord) -> None:
         """One more."""
         self.records.append((record.ended_at, _encode(record)))
-        for kind in (HOURS, DAYS):
-            name, total = total_of(kind, record)
-            known = self.totals.get(name)
-            self.totals[name] = total if known is None else _sum(known, total)
+        self._alike.setdefault((_begin(HOURS, record.ended_at), _place_of(record)), []).append(record)
+
+    def totals(self) -> dict[bytes, UsageTotal]:
+        """What they add up to, by name."""
+        found: dict[bytes, UsageTotal] = {}
+        for (hour, place), records in self._alike.items():
+            sums = sums_of_all(records)
+            for kind, start in ((HOURS, hour), (DAYS, _begin(DAYS, hour))):
+                name, total = _total(kind, start, place, sums)
+                found[name] = total if (known := found.get(name)) is None else _sum(known, total)
+        return found
 
     def apply(self, reader: Reader, key: Callable[[bytes], bytes]) -> tuple[Changes, Counts]:
         """What to write.
@@ -163,7 +179,7 @@ class Delta:
             for number, (at, value) in enumerate(self.records, start=counts.numbered + 1)
         ]
         fresh = {HOURS: 0, DAYS: 0}
-        for name, total in self.totals.items():
+        for name, total in self.totals().items():
             stored = reader.get(key(name))
             fresh[name[:2]] += stored is None
             known = read_total(stored)
