@@ -5,8 +5,8 @@ revoked gets an error, and never the end of an answer; the engine stops.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 import trio
 
@@ -61,6 +61,23 @@ class Live:
             raise CallError.of(self._refusal.problem)
 
 
+class Watch(AbstractContextManager[Live]):
+    """Made by `LiveRequests.watch`. No generator: those cost a request more than all of this."""
+
+    def __init__(self, watched: set[Live], live: Live) -> None:
+        self._watched = watched
+        self._live = live
+
+    def __enter__(self) -> Live:
+        self._watched.add(self._live)
+        return self._live
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watched.discard(self._live)
+
+
 class LiveRequests:
     """All of one gateway. `follow` is the task that ends them."""
 
@@ -68,17 +85,11 @@ class LiveRequests:
         self._bus = bus
         self._live: set[Live] = set()
 
-    @contextmanager
-    def watch(self, key: VerifyKey | None) -> Iterator[Live]:
+    def watch(self, key: VerifyKey | None) -> "Watch":
         """Watch one request while the block runs. Enter it *before* its credential is checked, so that no denial falls
         between the check and the watch.
         """
-        live = Live(key)
-        self._live.add(live)
-        try:
-            yield live
-        finally:
-            self._live.discard(live)
+        return Watch(self._live, Live(key))
 
     async def follow(self) -> None:
         """Until cancelled."""
