@@ -179,9 +179,9 @@ def run(seconds: float) -> Iterable[Figure]:
 
     bare_ms, bare_cpu = median("bare", "whole", 0), median("bare", "whole", 1)
     api_ms, api_cpu = median("api", "whole", 0), median("api", "whole", 1)
-    yield Figure("latency added to a request, p50", api_ms - bare_ms, "ms", goal_max=0.8)
+    yield Figure("latency added to a request, p50", api_ms - bare_ms, "ms", goal_max=0.6)
     yield Figure("latency of a request, p50", api_ms, "ms", bare_ms, "bare ASGI")
-    yield Figure("CPU of a request", api_cpu, "ms", bare_cpu, "bare ASGI", goal_max=0.6)
+    yield Figure("CPU of a request", api_cpu, "ms", bare_cpu, "bare ASGI", goal_max=0.5)
     stream_cpu = median("api", "stream", 1)
     yield Figure(
         f"CPU of a stream, {BURST_TOKENS} tokens at once", stream_cpu, "ms", median("bare", "stream", 1), "bare ASGI",

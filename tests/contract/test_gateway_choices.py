@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import trio
-from gateway_harness import chat_body, gateway, pause
+from gateway_harness import Gateway, chat_body, gateway, pause
 from http_harness import Answer, eventually
 
 from covey.bus.replies import Emit
@@ -213,3 +213,22 @@ async def test_who_answered_is_said_only_where_configured(*, said: bool) -> None
         for stream in (False, True):
             answer = await node.ask(CHAT_PATH, chat_body(stream=stream))
             assert answer.headers.get("x-covey-node") == (node.bus.name_of(node.bus.me) if said else None)
+
+
+async def test_many_streams_at_once_lose_nothing() -> None:
+    """Each pauses between its writes then, so that tokens share them: `bench streams` says what that saves."""
+    said = " ".join(f"w{number}" for number in range(200))
+    answers: list[Answer] = []
+
+    async def stream(node: Gateway) -> None:
+        answers.append(await node.ask(CHAT_PATH, chat_body(said, stream=True)))
+
+    async with gateway() as node:
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(stream, node)
+        assert len(answers) == 40
+        for answer in answers:
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks_of(answer)]
+            assert "".join(pieces) == said
