@@ -172,22 +172,30 @@ class Author:
         """Where this node's clock was far ahead and is not any more, say again what it wrote then.
 
         Others let all but the denials of such entries wait until the time has come; so this node does the same from
-        now on, and begins new feeds, whose clocks are those of `now`. Where it is rather that the clock is behind now,
-        nothing is lost either: what waits comes back with the right time.
+        now on, in whichever of its feeds they are, and begins new ones, whose clocks are those of `now`. Where it is
+        rather that the clock is behind now, nothing is lost either: what waits comes back with the right time.
         """
-        ahead = [sealed for kind in KINDS for sealed in self._ahead(overlay, kind, now)]
-        if not ahead or len(ahead) > AHEAD_ENTRIES_MAX or not read_verdict(overlay).may_write(self._identity.peer_id):
+        ahead, verdict = self._ahead(overlay, now), read_verdict(overlay)
+        if not ahead or len(ahead) > AHEAD_ENTRIES_MAX or not verdict.may_write(self._identity.peer_id):
             return
         postpone(overlay, ahead)
         overlay.put([(INCARNATION_KEY, self._new_incarnation()), (CLOCK_KEY, None)])
         for sealed in sorted(ahead, key=lambda one: one.entry.clock):
-            self.lay(overlay, sealed.entry.ops, now)
+            if sealed.entry.seq <= verdict.limit(sealed.feed):  # what did not count before does not now
+                self.lay(overlay, sealed.entry.ops, now)
 
-    def _ahead(self, overlay: Overlay, kind: Kind, now: float) -> list[Sealed]:
-        """This node's entries whose clock is too far ahead, and that do not wait yet; their clocks rise."""
-        newest_first = read_entries(overlay, self.own(overlay, kind), reverse=True)
-        ahead = takewhile(lambda sealed: is_ahead(sealed.entry.clock, now), newest_first)
-        return [sealed for sealed in ahead if not is_future(overlay, sealed)]
+    def _ahead(self, overlay: Overlay, now: float) -> list[Sealed]:
+        """This node's entries whose clock is too far ahead, and that do not wait yet: of all the feeds it ever wrote.
+
+        A backup that was restored or a feed that was frozen may have made it begin new ones since.
+        """
+        found: list[Sealed] = []
+        for kind in KINDS:
+            for feed, head in read_heads(overlay, f"{kind}/{self._identity.peer_id}/").items():
+                if is_ahead(head.clock, now):
+                    newest_first = read_entries(overlay, feed, reverse=True)
+                    found += takewhile(lambda sealed: is_ahead(sealed.entry.clock, now), newest_first)
+        return [sealed for sealed in found if not is_future(overlay, sealed)]
 
     def _thaw(self, overlay: Overlay) -> None:
         """Begin anew where one of this node's feeds is frozen: another copy of it wrote there, too."""
