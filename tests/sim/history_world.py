@@ -6,35 +6,22 @@ every step (`World.watch`) and once all is healed (`World.settle`).
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from nacl.signing import SigningKey
 
-from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import (
-    AccountCreate,
-    AccountRename,
     Admit,
-    InvitationCreate,
-    InvitationUse,
     KeyCreate,
-    KeyRevoke,
     Kind,
-    Label,
     Op,
-    OwnerLimits,
-    OwnerStanding,
-    PasswordSet,
     Remove,
-    Rename,
-    SessionEnd,
-    SessionStart,
 )
 from covey.errors import CallError
+from covey.recovery import standing_cutoffs
 from covey.store.checking import check_reader
-from covey.store.entries import KINDS, Entry, FeedId, Sealed, seal, unseal
+from covey.store.entries import KINDS, FeedId, Sealed, unseal
 from covey.store.feed_log import (
     GENESIS_KEY,
     INCARNATION_KEY,
@@ -51,7 +38,7 @@ from covey.store.feed_log import (
 from covey.store.feeds import Author
 from covey.store.genesis import Genesis
 from covey.store.hybrid_clock import farthest
-from covey.store.identity import Identity
+from covey.store.identity import Identity, public_key_of
 from covey.store.ingest import Ingested, checked_proof, next_batch, take
 from covey.store.memory import MemoryStore
 from covey.store.quarantine import Quarantine
@@ -108,7 +95,8 @@ class World:
 
     def _found(self) -> None:
         first = self.machines[0]
-        recovery = bytes(SigningKey(self.random.randbytes(32)).verify_key)
+        self.recovery = Identity(self.random.randbytes(32))
+        recovery = public_key_of(self.recovery.peer_id)
         genesis = Genesis(
             version=1, founder=first.peer, recovery_public_key=recovery, created_at=1, nonce=self.random.randbytes(16)
         )
@@ -145,6 +133,14 @@ class World:
                 self.created[op.id] = (feed, read_head(machine.kv, feed).seq, {machine.name})
         self.watch(machine)
         return True
+
+    def recover_from(self, target: Machine, *, at: Machine) -> None:
+        """As `covey.recovery.Recovery.remove`, on the machine `at`."""
+        author = Author(self.recovery, self.genesis, self.random.randbytes(8).hex())
+        removal = Remove(target.peer, standing_cutoffs(at.kv, target.peer), "recovery")
+        changes, _ = author.write(at.kv, (removal,), self.clock(at))
+        at.kv.write(changes)
+        self.watch(at)
 
     def pull(self, reader: Machine, source: Machine) -> int:
         """What `source` holds goes to `reader`, as by its tails; how many entries were new."""
@@ -304,170 +300,3 @@ def _holds(one: tuple[str, str, int], denied: set[tuple[str, str, int]]) -> bool
     if kind == "owner" and not epoch % 2:
         return True  # an enabling is no denial: it may be voided
     return any(kind == other and name == its and now >= epoch for other, its, now in denied)
-
-
-# Histories
-
-
-def play(seed: int, *, steps: int = 40) -> World:
-    """One whole history, checked. `AssertionError` says what did not hold."""
-    dice = random.Random(seed)
-    world = World(seed, dice.randint(3, 7))
-    happenings: list[tuple[int, Callable[[World, Machine], None]]] = [
-        (30, say_something),
-        (8, deny_something),
-        (30, hear),
-        (5, part),
-        (4, heal),
-        (4, crash),
-        (3, save_disk),
-        (2, put_disk_back),
-        (2, restore_backup),
-        (3, skew),
-        (2, equivocate),
-        (2, remove),
-    ]
-    weights = [weight for weight, _ in happenings]
-    for _ in range(steps):
-        world.now += dice.choice([0.0, 0.001, 1.0, 60.0, 4000.0])
-        (happening,) = dice.choices([what for _, what in happenings], weights)
-        happening(world, dice.choice(world.machines))
-    world.check()
-    return world
-
-
-def say_something(world: World, machine: Machine) -> None:
-    if machine.unsure:
-        return  # a node that has just started asks before it writes
-    dice = world.random
-    world.names += 1
-    number, owner = world.names, f"o{dice.randint(0, 3)}"
-    op = dice.choice(
-        [
-            KeyCreate(f"k{number}", owner, b"d" * 32, "cvy", "", (), KeyLimits(), int(world.now), None, "operator"),
-            KeyCreate(f"k{number}", owner, b"d" * 32, "cvy", "", (), KeyLimits(), int(world.now), None, "operator"),
-            OwnerStanding(owner, number, True, "operator"),
-            AccountCreate(f"U{number}", f"name{dice.randint(0, 3)}", "user", False, int(world.now), "operator"),
-            AccountRename(f"U{dice.randint(1, number)}", f"name{dice.randint(0, 3)}", "operator"),
-            PasswordSet(owner, number, "hash", "operator"),
-            SessionStart(f"s{number}".encode(), owner, 1, 1, 2),
-            InvitationCreate(f"i{number}", b"d" * 32, "user", "", 1, 2, "operator"),
-            Rename(dice.choice(world.machines).peer, f"m{number}", "operator"),
-        ]
-    )
-    world.write(machine, op)
-    if number % 7 == 0:
-        world.write(machine, OwnerLimits(owner, {"concurrency": number, "tokens_per_day": None}, "operator"))
-        world.write(machine, Label(machine.peer, {"gpu": number % 2 == 0, f"l{number % 3}": True}, "operator"))
-
-
-def deny_something(world: World, machine: Machine) -> None:
-    if machine.unsure:
-        return
-    dice, number, owner = world.random, world.random.randint(1, world.names + 1), f"o{world.random.randint(0, 3)}"
-    world.write(
-        machine,
-        dice.choice(
-            [
-                KeyRevoke(f"k{number}", "operator"),
-                KeyRevoke(f"k{number}", "operator"),
-                OwnerStanding(owner, world.names + 1, False, "operator"),
-                SessionEnd(f"s{number}".encode()),
-                InvitationUse(f"i{number}", owner),
-            ]
-        ),
-    )
-
-
-def hear(world: World, machine: Machine) -> None:
-    world.pull(machine, world.random.choice(world.machines))
-
-
-def part(world: World, machine: Machine) -> None:
-    shuffled = world.random.sample(world.machines, len(world.machines))
-    cut = world.random.randint(1, len(shuffled) - 1)
-    world.groups = [set(shuffled[:cut]), set(shuffled[cut:])]
-
-
-def heal(world: World, machine: Machine) -> None:
-    world.groups = [set(world.machines)]
-
-
-def crash(world: World, machine: Machine) -> None:
-    machine.quarantine = Quarantine()
-
-
-def save_disk(world: World, machine: Machine) -> None:
-    machine.saved = list(machine.kv.scan(b""))
-
-
-def put_disk_back(world: World, machine: Machine) -> None:
-    """As a snapshot of a virtual machine: nothing tells the node. Now and then it writes before anybody can tell it."""
-    if machine.saved is None:
-        return
-    _become(world, machine, machine.saved)
-    machine.unsure = world.random.random() < 0.8
-    machine.denied = denials(machine.view)
-    world.rolled_back.add(machine.peer)
-    if not machine.unsure:
-        world.equivocators.add(machine.peer)
-
-
-def restore_backup(world: World, machine: Machine) -> None:
-    """`covey store restore`: it goes on in another incarnation of its feeds."""
-    if machine.saved is None:
-        return
-    incarnation = world.random.randbytes(8).hex().encode()
-    _become(world, machine, [(key, value) for key, value in machine.saved if key != INCARNATION_KEY])
-    machine.kv.write([(INCARNATION_KEY, incarnation)])
-    machine.unsure = False
-    machine.denied = denials(machine.view)
-
-
-def _become(world: World, machine: Machine, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-    machine.kv = MemoryStore()
-    machine.kv.write(pairs)
-    machine.quarantine = Quarantine()
-    for key_id, (_, _, holders) in world.created.items():
-        if machine.view.get(KeyRow, key_id) is None:
-            holders.discard(machine.name)
-
-
-def skew(world: World, machine: Machine) -> None:
-    machine.skew_seconds = world.random.choice([0.0, -7200.0, -5.0, 5.0, 1800.0, 36_000.0])
-
-
-def equivocate(world: World, machine: Machine) -> None:
-    """Its key was stolen: two entries for the next place of one of its feeds, one to each of two others."""
-    others = [other for other in world.machines if other is not machine]
-    one, other = world.random.sample(others, 2)
-    kind: Kind = "keys"
-    feed = world.author(machine).own(machine.kv, kind)
-    head = read_head(machine.kv, feed)
-    net = world.author(machine).net
-    for number, target in enumerate((one, other)):
-        entry = Entry(
-            net=net,
-            feed=feed,
-            seq=head.seq + 1,
-            prev_hash=head.hash,
-            clock=head.clock + 1 + number + (int(world.clock(machine) * 1000) << 16),
-            deps={},
-            ops=(KeyRevoke(f"k{world.random.randint(1, world.names + 1)}", "operator"),),
-        )
-        if world.linked(machine, target):
-            world.take(target, kind, [seal(machine.identity, entry)])
-    world.equivocators.add(machine.peer)
-
-
-def remove(world: World, machine: Machine) -> None:
-    """Somebody removes another one, with what it knows of its feeds."""
-    if machine.unsure or not read_verdict(machine.kv).may_write(machine.peer):
-        return
-    target = world.random.choice([other for other in world.machines if other is not machine])
-    if target.peer in read_verdict(machine.kv).removed or len(world.left()) <= 2:
-        return
-    cutoffs = {
-        feed: head.seq for feed, head in read_heads(machine.kv).items() if FeedId.parse(feed).author == target.peer
-    }
-    world.write(machine, Remove(target.peer, cutoffs, "operator"))

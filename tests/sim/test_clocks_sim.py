@@ -6,13 +6,12 @@ Single stories, without dice, that `test_histories_sim.py` found in thousands of
 from collections.abc import Callable
 
 import pytest
-from history_world import Machine, World, put_disk_back, restore_backup, save_disk
+from histories import TEN_YEARS_SECONDS, put_disk_back, restore_backup, save_disk
+from history_world import Machine, World
 
 from covey.contracts.feeds import AccountCreate, KeyRevoke, Rename
 from covey.store.feed_log import INCARNATION_KEY, read_verdict
 from covey.store.rows import AccountRow, MemberRow
-
-TEN_YEARS_SECONDS = 10 * 365.25 * 24 * 3600
 
 
 def restored_from_a_backup(world: World, machine: Machine) -> None:
