@@ -49,8 +49,8 @@ MUTATIONS = (
         2,
         "a denial that is not said again where its author is removed",
         "src/covey/store/feeds.py",
-        "        if taken.voided and read_verdict(overlay)",
-        "        if False and taken.voided and read_verdict(overlay)",
+        "        again = reissued([*taken.voided, *kept], View(overlay))",
+        "        again = reissued(kept, View(overlay))",
         "tests/sim/test_histories_sim.py",
     ),
     Mutation(

@@ -26,6 +26,7 @@ from covey.store.feed_log import (
     GENESIS_KEY,
     INCARNATION_KEY,
     derive_view,
+    is_future,
     keep_proof,
     read_entries,
     read_head,
@@ -66,7 +67,7 @@ class Machine:
     quarantine: Quarantine = field(default_factory=Quarantine)
     saved: list[tuple[bytes, bytes]] | None = None
     unsure: bool = False
-    denied: set[tuple[str, str, int]] = field(default_factory=set)
+    denied: set[tuple[str, str, int]] = field(default_factory=set[tuple[str, str, int]])
 
     @property
     def peer(self) -> str:
@@ -279,6 +280,10 @@ class World:
         for key_id, (feed, seq, holders) in self.created.items():
             if len(holders) < 2 or not holders & left or seq > verdict.limit(FeedId.parse(feed)):
                 continue  # on one disk alone, or its author was removed or equivocated before
+            author, entry = FeedId.parse(feed).author, next(read_entries(machine.kv, feed, after=seq - 1), None)
+            void = not verdict.may_write(author) or author in self.equivocators | self.rolled_back
+            if void and entry is not None and is_future(machine.kv, entry):
+                continue  # it waits, and what its author said again once its clock was right may count no more
             row = machine.view.get(KeyRow, key_id)
             assert row is not None, f"the key {key_id} of {feed} was on {sorted(holders)}"
             assert row.created is not None, f"the key {key_id} of {feed} was on {sorted(holders)}"

@@ -6,7 +6,7 @@ Single stories, without dice, that `test_histories_sim.py` found in thousands of
 from collections.abc import Callable
 
 import pytest
-from histories import TEN_YEARS_SECONDS, put_disk_back, restore_backup, save_disk
+from history_dice import TEN_YEARS_SECONDS, put_disk_back, restore_backup, save_disk
 from history_world import Machine, World
 
 from covey.contracts.feeds import AccountCreate, KeyRevoke, Rename

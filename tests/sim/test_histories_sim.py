@@ -9,7 +9,7 @@ Mutations that these catch within some dozen histories: denials of a removed aut
 are refused instead of kept: whoever built on them waits for ever.
 """
 
-from histories import play
+from history_dice import play
 
 HISTORIES_PER_SEED = 100
 

@@ -204,8 +204,9 @@ def test_the_clock_is_later_than_all_that_was_seen() -> None:
     assert tick(0, 1.5) == 1500 << 16
     assert tick(1500 << 16, 1.5) == (1500 << 16) + 1
     assert tick(9000 << 16, 1.5) == (9000 << 16) + 1
-    assert tick(0, 1.5, seen=9000 << 16) == (9000 << 16) + 1
-    assert tick(0, 1.5, seen=2**64 - 1) == 1500 << 16  # a liar is not followed
+    assert tick(0, 1.5, seen=[9000 << 16]) == (9000 << 16) + 1
+    assert tick(0, 1.5, seen=[2**64 - 1]) == 1500 << 16  # a liar is not followed
+    assert tick(0, 1.5, seen=[2**64 - 1, 9000 << 16, 8000 << 16]) == (9000 << 16) + 1  # others are all the same
     assert wall_seconds((1500 << 16) + 3) == 1.5
     assert tick(2**63, 1.5) < 2**64
 

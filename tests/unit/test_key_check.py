@@ -104,7 +104,7 @@ def test_a_gateway_hears_of_every_limit_and_restriction() -> None:
 
 
 def test_a_revocation_that_came_undone_stays_here() -> None:
-    """Mutation: leave out `keep_denied` in `Sync._aftermath`, or `HeededRows` in the replica."""
+    """Mutation: leave out `keep_denied` in `Author.say_again`, or `HeededRows` in the replica."""
     overlay = stored(STANDS, created())
     keep_denied(overlay, [KeyRevoke(id="k", by="x"), SessionEnd(digest=DIGEST)])
     assert outcome(overlay) == "revoked"

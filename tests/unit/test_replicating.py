@@ -6,13 +6,12 @@ back with its author's removal, a proof that is believed without its signatures.
 
 import pytest
 from msgspec.structs import replace
+from replicating import ALICE, BOB, CAROL, DAN, KINDS, NOW, Node, key, network
 
-from covey.contracts.auth import KeyLimits
 from covey.contracts.feeds import (
     AccountCreate,
     Admit,
     InvitationUse,
-    KeyCreate,
     KeyRevoke,
     Op,
     OwnerStanding,
@@ -41,86 +40,19 @@ from covey.store.feed_log import (
     read_proofs,
     read_verdict,
     release,
-    settle_anew,
 )
 from covey.store.feeds import AHEAD_ENTRIES_MAX, Author, upgraded_view
 from covey.store.genesis import found, parse_recovery_key
 from covey.store.hybrid_clock import farthest
 from covey.store.identity import Identity
-from covey.store.ingest import VOID_ENTRIES_MAX, Ingested, batches_after, checked_proof, next_batch, take
-from covey.store.memory import MemoryStore
+from covey.store.ingest import VOID_ENTRIES_MAX, batches_after, checked_proof, next_batch
 from covey.store.quarantine import BYTES_MAX, Quarantine
 from covey.store.reissue import reissued
 from covey.store.rows import AccountRow, InvitationRow, KeyRow, MemberRow, SessionRow, StandingRow
 from covey.store.sync import has_applied
 from covey.store.tails import position
-from covey.store.view import VIEW_KEY, VIEW_VERSION, View
+from covey.store.view import VIEW_KEY, View
 from covey.store.writer import Overlay
-
-NOW = 1_800_000_000.0
-ALICE, BOB, CAROL = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
-KINDS = ("members", "keys", "secret")
-
-
-class Node:
-    """A store and an author, with a wall clock of its own."""
-
-    def __init__(self, identity: Identity, genesis: bytes, ahead_seconds: float = 0.0) -> None:
-        self.identity = identity
-        self.now = NOW + ahead_seconds
-        self.kv = MemoryStore()
-        self.author = Author(identity, genesis)
-        overlay = Overlay(self.kv)
-        overlay.put([(GENESIS_KEY, genesis), (VIEW_KEY, str(VIEW_VERSION).encode())])
-        overlay.put([(INCARNATION_KEY, identity.peer_id[-16:].encode().hex()[:16].encode())])
-        settle_anew(overlay)
-        self.write(overlay)
-
-    @property
-    def view(self) -> View:
-        return View(self.kv)
-
-    def write(self, overlay: Overlay) -> None:
-        self.kv.write(list(overlay.changes.items()))
-
-    def say(self, *ops: Op) -> None:
-        changes, _ = self.author.plan(self.kv, lambda _: ops, self.now)
-        self.kv.write(changes)
-
-    def hear(self, other: "Node") -> Ingested:
-        """All that another one holds; what became of the last kind that brought anything."""
-        last = Ingested()
-        for kind in KINDS:
-            have = dict.fromkeys(position(other.kv, kind).vector, 0)
-            entries = [unseal(stored) for batch in batches_after(other.kv, kind, have) for stored in batch]
-            taken = self.take(entries)
-            last = taken if taken.applied or taken.frozen or taken.refused else last
-        return last
-
-    def take(self, entries: list[object]) -> Ingested:
-        overlay = Overlay(self.kv)
-        taken = take(overlay, entries, self.now)  # type: ignore[arg-type]
-        self.author.say_again(overlay, taken, self.now)
-        self.write(overlay)
-        return taken
-
-    def own(self, kind: str) -> str:
-        return self.author.own(self.kv, kind)  # type: ignore[arg-type]
-
-
-def network(*identities: Identity) -> list[Node]:
-    """Auth nodes that have all heard of each other; the first is the founder."""
-    genesis, _ = found(identities[0].peer_id, NOW)
-    nodes = [Node(identity, genesis) for identity in identities]
-    nodes[0].say(*(Admit(identity.peer_id, ("auth",), f"n{number}", "x") for number, identity in enumerate(identities)))
-    for node in nodes[1:]:
-        node.hear(nodes[0])
-    return nodes
-
-
-def key(name: str = "k") -> KeyCreate:
-    return KeyCreate(name, "owner", b"d" * 32, "cvy", "", (), KeyLimits(), 1, None, "x")
-
 
 DENIALS: list[tuple[Op, Op]] = [
     (key(), KeyRevoke("k", "x")),
@@ -289,6 +221,44 @@ def test_two_that_remove_each_other_until_the_recovery_key_speaks() -> None:
     stored = next(value for name, value in entry if name.startswith(b"e/keys/") and value)
     taken = alice.take([unseal(stored)])
     assert [error.reason for error in taken.refused] == ["wrong_kind"]
+
+
+@pytest.mark.parametrize(("before", "denial"), DENIALS)
+def test_what_is_voided_while_a_node_is_removed_is_denied_again_once_it_is_back(before: Op, denial: Op) -> None:
+    """Bob alone heard Carol deny it. It is voided while he may not write; then Dan's word against him comes undone."""
+    alice, bob, carol, dan = network(ALICE, BOB, CAROL, DAN)
+    alice.say(before)
+    for node in (bob, carol, dan):
+        node.hear(alice)
+    cutoff = {feed: head.seq for feed, head in read_heads(dan.kv).items()}
+    carol.say(denial)
+    bob.hear(carol)
+    dan.say(Remove(BOB.peer_id, cutoff, "x"))
+    bob.hear(dan)
+    alice.say(Remove(CAROL.peer_id, cutoff, "x"))
+    bob.hear(alice)
+    assert not read_verdict(bob.kv).may_write(BOB.peer_id)
+    assert not stands(bob.view, denial)
+    alice.say(Remove(DAN.peer_id, cutoff, "x"))
+    bob.hear(alice)
+    assert read_verdict(bob.kv).may_write(BOB.peer_id)
+    assert stands(bob.view, denial)
+    assert not list(bob.kv.scan(b"l/denied/"))
+    alice.hear(bob)
+    assert stands(alice.view, denial)
+
+
+def test_a_node_that_has_no_feeds_yet_keeps_what_was_denied() -> None:
+    """It was just made an auth node, and the role has not begun."""
+    alice, bob, carol = network(ALICE, BOB, CAROL)
+    alice.say(key())
+    carol.hear(alice)
+    carol.say(KeyRevoke("k", "x"))
+    bob.hear(carol)
+    bob.kv.write([(INCARNATION_KEY, None)])
+    alice.say(Remove(CAROL.peer_id, {}, "x"))
+    assert not bob.hear(alice).refused
+    assert [key for key, _ in bob.kv.scan(b"l/denied/")] == [b"l/denied/key/k"]
 
 
 def twin(node: Node, kind: str, *ops: Op) -> bytes:

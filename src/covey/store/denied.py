@@ -1,18 +1,20 @@
-"""What a node that is no auth node keeps denied although its author was removed since. Pure.
+"""What a node that may not write keeps denied although its author was removed since. Pure.
 
 An author's removal voids what it said beyond the cutoff. An auth node that had applied a denial there says it again in
-its own feed (`covey.store.reissue`); any other node cannot, and may be the only one that ever heard of it. So it keeps
-it in its own corner, in the very batch that voids it, and its key check heeds it: what was denied here stays denied.
-Once it is an auth node itself, it says so in its feed.
+its own feed (`covey.store.reissue`). Any other node cannot, nor can an auth node while it is removed itself; and either
+may be the only one that ever heard of it. So it keeps it in its own corner, in the very batch that voids it, and its
+key check heeds it: what was denied here stays denied. Once it may write (it was made an auth node, or the recovery key
+let it back in), it says so in its feed.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from covey.contracts.feeds import KeyRevoke, Op, OwnerStanding
+from covey.contracts.feeds import InvitationUse, KeyRevoke, Op, OwnerStanding, PasswordSet, SessionEnd
 from covey.store.kv import Batch, Reader
 from covey.store.merge import Rows
 from covey.store.reissue import reissued
@@ -26,6 +28,12 @@ KEY_PREFIX = b"l/denied/key/"
 """Then a key's id; the value is who revoked it."""
 OWNER_PREFIX = b"l/denied/owner/"
 """Then an account's id; the value is the epoch of the denial, in decimal, a space, and who disabled it."""
+
+OTHER_PREFIX = b"l/denied/other/"
+"""Then a hash; the value is the operation: of what only auth nodes read."""
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder(PasswordSet | SessionEnd | InvitationUse).decode
 
 
 class HeededRows:
@@ -52,7 +60,7 @@ class HeededRows:
 
 
 def keep_denied(overlay: Overlay, voided: Iterable[Op]) -> None:
-    """Lay over the store what of these denials does not stand any more and concerns keys."""
+    """Lay over the store what of these denials does not stand any more."""
     for op in reissued(voided, View(overlay)):
         match op:
             case KeyRevoke(id=key, by=by):
@@ -62,7 +70,8 @@ def keep_denied(overlay: Overlay, voided: Iterable[Op]) -> None:
                 if kept is None or _epoch(kept) < epoch:
                     overlay.put([(OWNER_PREFIX + owner.encode(), f"{epoch} {by}".encode())])
             case _:
-                pass  # of what only auth nodes read
+                said = _encode(op)
+                overlay.put([(OTHER_PREFIX + hashlib.sha256(said).hexdigest().encode(), said)])
 
 
 def restated(reader: Reader) -> tuple[list[Op], Batch]:
@@ -75,6 +84,9 @@ def restated(reader: Reader) -> tuple[list[Op], Batch]:
     for key, value in reader.scan(OWNER_PREFIX):
         owner, author = key.removeprefix(OWNER_PREFIX).decode(), value.partition(b" ")[2].decode()
         said.append(OwnerStanding(owner=owner, epoch=_epoch(value), active=False, by=author))
+        cleared.append((key, None))
+    for key, value in reader.scan(OTHER_PREFIX):
+        said.append(_decode(value))
         cleared.append((key, None))
     return reissued(said, View(reader)), cleared
 

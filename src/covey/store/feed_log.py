@@ -256,8 +256,8 @@ def release(overlay: Overlay, clock_max: int) -> list[Op]:
     return voided
 
 
-def postpone(overlay: Overlay, entries: Sequence[Sealed]) -> None:
-    """Have all but the denials of entries wait that counted until now: their author's clock was wrong."""
+def postpone(overlay: Overlay, entries: Sequence[Sealed]) -> list[Op]:
+    """Have all but the denials of entries wait that counted until now; returns as `record`."""
     changed: set[bytes] = set()
     for sealed in entries:
         overlay.put([(future_key(sealed), b"")])
@@ -265,8 +265,9 @@ def postpone(overlay: Overlay, entries: Sequence[Sealed]) -> None:
             changed.update(key_of(*row) for row in touched(op))
             if isinstance(op, Admit) and AUTHOR_ROLE in op.roles:
                 overlay.put([(_authorship_key(op.peer, sealed.entry), None)])
-    settle_anew(overlay)
+    voided = settle_anew(overlay)
     _make_anew(overlay, changed, read_verdict(overlay))
+    return voided
 
 
 # Two entries for one place

@@ -11,19 +11,19 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from covey.contracts.feeds import OPS, Admit, Kind, Op
 from covey.errors import CallError
+from covey.store.ahead import counting_ahead, is_before_founding, left_to_say
+from covey.store.denied import keep_denied, restated
 from covey.store.entries import KINDS, NO_HEAD, Entry, FeedId, Head, Sealed, new_deps, seal
 from covey.store.feed_log import (
     CLOCK_KEY,
     GENESIS_KEY,
     INCARNATION_KEY,
     UNSEEN_KEY,
-    is_future,
     postpone,
     read_entries,
     read_heads,
@@ -33,7 +33,7 @@ from covey.store.feed_log import (
     settle_anew,
 )
 from covey.store.genesis import found, network_hash, read_genesis
-from covey.store.hybrid_clock import is_ahead, tick
+from covey.store.hybrid_clock import tick
 from covey.store.identity import Identity
 from covey.store.ingest import Ingested
 from covey.store.kv import FORMAT_KEY, Batch, Reader, StoreError
@@ -55,7 +55,8 @@ Settled = Callable[[Mapping[str, int]], Awaitable[tuple[PeerId, ...]]]
 """From the heads that were written to the members that have them (`covey.store.acks.Acks.settled`)."""
 
 AHEAD_ENTRIES_MAX = 1024
-"""How many of its own entries a node says again at most: more were not written while a clock was wrong for a while."""
+"""How many entries a node says again at most, of its own and of others': more were not written while a clock was wrong
+for a while."""
 OPS_PER_REISSUE = 256
 """In one entry, of what is said again."""
 
@@ -162,40 +163,63 @@ class Author:
         return heads
 
     def say_again(self, overlay: Overlay, taken: Ingested, now: float) -> None:
-        """Deny anew what was denied in entries that count no more (`covey.store.ingest.Aftermath`)."""
-        if taken.voided and read_verdict(overlay).may_write(self._identity.peer_id):
-            again = reissued(taken.voided, View(overlay))
-            for start in range(0, len(again), OPS_PER_REISSUE):
-                self.lay(overlay, again[start : start + OPS_PER_REISSUE], now)
+        """Deny anew what was denied in entries that count no more (`covey.store.ingest.Aftermath`).
+
+        Where this node may not write, it keeps it for the time when it may (`covey.store.denied`).
+        """
+        if not self._writes(overlay):
+            keep_denied(overlay, taken.voided)
+            return
+        kept, cleared = restated(overlay)
+        overlay.put(cleared)
+        again = reissued([*taken.voided, *kept], View(overlay))
+        for start in range(0, len(again), OPS_PER_REISSUE):
+            self.lay(overlay, again[start : start + OPS_PER_REISSUE], now)
+
+    def _writes(self, reader: Reader) -> bool:
+        """Whether this node is an auth node and has feeds: it begins them when the role starts for the first time."""
+        has_feeds = self._incarnation is not None or reader.get(INCARNATION_KEY) is not None
+        return has_feeds and read_verdict(reader).may_write(self._identity.peer_id)
 
     def set_clock_right(self, overlay: Overlay, now: float) -> None:
-        """Where this node's clock was far ahead and is not any more, say again what it wrote then.
+        """Where this node's clock was far ahead and is not any more, say again what was said then.
 
         Others let all but the denials of such entries wait until the time has come; so this node does the same from
-        now on, in whichever of its feeds they are, and begins new ones, whose clocks are those of `now`. Where it is
-        rather that the clock is behind now, nothing is lost either: what waits comes back with the right time.
+        now on, with those that it wrote itself, in whichever of its feeds, and with those that it took from others
+        whose clocks were as wrong. It begins new feeds, whose clocks are those of `now`. Where it is rather that the
+        clock is behind now, nothing is lost either: what waits comes back with the right time.
         """
-        ahead, verdict = self._ahead(overlay, now), read_verdict(overlay)
-        if not ahead or len(ahead) > AHEAD_ENTRIES_MAX or not verdict.may_write(self._identity.peer_id):
+        if not read_verdict(overlay).may_write(self._identity.peer_id):
             return
-        postpone(overlay, ahead)
+        ahead = self._ahead(overlay, now)
+        if not ahead:
+            return
+        pending = [(sealed, self._to_say(overlay, sealed, now)) for sealed in ahead]
+        voided = postpone(overlay, ahead)
         overlay.put([(INCARNATION_KEY, self._new_incarnation()), (CLOCK_KEY, None)])
-        for sealed in sorted(ahead, key=lambda one: one.entry.clock):
-            if sealed.entry.seq <= verdict.limit(sealed.feed):  # what did not count before does not now
-                self.lay(overlay, sealed.entry.ops, now)
+        for _, ops in pending:
+            if ops:
+                self.lay(overlay, ops, now)
+        self.say_again(overlay, Ingested(voided=voided), now)
 
     def _ahead(self, overlay: Overlay, now: float) -> list[Sealed]:
-        """This node's entries whose clock is too far ahead, and that do not wait yet: of all the feeds it ever wrote.
+        """The entries that are to wait from now on."""
+        me, ahead = self._identity.peer_id, counting_ahead(overlay, now)
+        mine = [sealed for sealed in ahead if sealed.feed.author == me]
+        others = [sealed for sealed in ahead if sealed.feed.author != me]
+        if len(mine) > AHEAD_ENTRIES_MAX:
+            mine = []
+        if not others or len(others) > AHEAD_ENTRIES_MAX or is_before_founding(overlay, now):
+            return mine
+        trial = Overlay(overlay)
+        postpone(trial, others)
+        # Whoever was let in by a word that has to wait would be out itself, and could say nothing in anybody's stead.
+        chosen = [*mine, *others] if read_verdict(trial).may_write(me) else mine
+        return sorted(chosen, key=lambda one: (one.entry.clock, one.entry.feed))
 
-        A backup that was restored or a feed that was frozen may have made it begin new ones since.
-        """
-        found: list[Sealed] = []
-        for kind in KINDS:
-            for feed, head in read_heads(overlay, f"{kind}/{self._identity.peer_id}/").items():
-                if is_ahead(head.clock, now):
-                    newest_first = read_entries(overlay, feed, reverse=True)
-                    found += takewhile(lambda sealed: is_ahead(sealed.entry.clock, now), newest_first)
-        return [sealed for sealed in found if not is_future(overlay, sealed)]
+    def _to_say(self, overlay: Overlay, sealed: Sealed, now: float) -> Sequence[Op]:
+        mine = sealed.feed.author == self._identity.peer_id
+        return sealed.entry.ops if mine else left_to_say(overlay, sealed, now)
 
     def _thaw(self, overlay: Overlay) -> None:
         """Begin anew where one of this node's feeds is frozen: another copy of it wrote there, too."""
@@ -211,8 +235,7 @@ class Author:
         for other in DEPENDS_ON[kind]:
             heads |= read_heads(overlay, f"{other}/")
         head = heads.pop(feed, NO_HEAD)
-        seen = max((other.clock for other in heads.values()), default=0)
-        clock = tick(int.from_bytes(overlay.get(CLOCK_KEY) or b""), now, seen)
+        clock = tick(int.from_bytes(overlay.get(CLOCK_KEY) or b""), now, (theirs.clock for theirs in heads.values()))
         entry = Entry(
             net=self.net,
             feed=feed,

@@ -4,24 +4,24 @@
 clock that its author had seen (Kulkarni et al., "Logical Physical Clocks", 2014).
 """
 
-COUNTER_BITS = 16
+from collections.abc import Iterable
 
+COUNTER_BITS = 16
 
 AHEAD_SECONDS_MAX = 3600
 """Clocks of others that are further ahead than this are not followed: one liar would drag everybody along."""
 
 
-def tick(last: int, now: float, seen: int = 0) -> int:
+def tick(last: int, now: float, seen: Iterable[int] = ()) -> int:
     """The next clock: that of `now` where time has moved on, else one more than the highest known.
 
     Args:
         last: this node's own last one, which is always passed.
         now: Unix seconds.
-        seen: the highest of others', which is passed unless it is out of all reason.
+        seen: those of others, which are passed unless they are out of all reason.
     """
-    if is_ahead(seen, now):
-        seen = 0
-    return max(int(now * 1000) << COUNTER_BITS, last + 1, seen + 1)
+    followed = max((clock for clock in seen if not is_ahead(clock, now)), default=0)
+    return max(int(now * 1000) << COUNTER_BITS, last + 1, followed + 1)
 
 
 def is_ahead(clock: int, now: float) -> bool:

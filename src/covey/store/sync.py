@@ -16,7 +16,6 @@ from covey.contracts.feeds import Kind
 from covey.contracts.method import Party
 from covey.contracts.replication import ACKNOWLEDGE, HASH_BYTES, TAILS, FeedEntries, Heads, Tail
 from covey.errors import CallError
-from covey.store.denied import keep_denied
 from covey.store.entries import KINDS, FeedId, Sealed, is_feed
 from covey.store.feed_log import GENESIS_KEY, read_entries, read_head, read_heads, read_verdict, release
 from covey.store.feeds import Author, Clock, upgraded_view
@@ -292,13 +291,7 @@ class Sync:
             return None
         author, now = Author(self._identity, genesis), self._clock.now()
 
-        def after(overlay: Overlay, taken: Ingested) -> None:
-            if read_verdict(overlay).may_write(self._identity.peer_id):
-                author.say_again(overlay, taken, now)
-            else:
-                keep_denied(overlay, taken.voided)
-
-        return after
+        return lambda overlay, taken: author.say_again(overlay, taken, now)
 
     def _tell(self, peer: PeerId, taken: Ingested) -> None:
         """Say once what is wrong, and count it."""
