@@ -50,14 +50,14 @@ def play(seed: int, *, steps: int = 40) -> World:
         (5, part),
         (4, heal),
         (4, crash),
-        (3, save_disk),
+        (4, save_disk),
         (2, put_disk_back),
-        (2, restore_backup),
-        (3, skew),
+        (3, restore_backup),
+        (5, skew),
         (3, keep_time),
-        (2, equivocate),
-        (2, remove),
-        (1, recover),
+        (3, equivocate),
+        (3, remove),
+        (2, recover),
     ]
     weights = [weight for weight, _ in happenings]
     for _ in range(steps):
@@ -216,7 +216,11 @@ def _become(world: World, machine: Machine, pairs: Sequence[tuple[bytes, bytes]]
 
 
 def skew(world: World, machine: Machine) -> None:
-    machine.skew_seconds = world.random.choice([0.0, 0.0, -7200.0, -5.0, 5.0, 1800.0, 36_000.0, TEN_YEARS_SECONDS])
+    """Mostly the clock of the host that two of them run on."""
+    dice = world.random
+    seconds = dice.choice([0.0, 0.0, -7200.0, -5.0, 5.0, 1800.0, 36_000.0, TEN_YEARS_SECONDS, TEN_YEARS_SECONDS])
+    for one in (machine, dice.choice([machine, *world.machines])):
+        one.skew_seconds = seconds
 
 
 def keep_time(world: World, machine: Machine) -> None:
@@ -278,8 +282,11 @@ def _removal(world: World, machine: Machine) -> Remove | None:
 
 
 def recover(world: World, machine: Machine) -> None:
-    """The recovery key removes somebody, at a machine that is in: of two who removed each other, the other is back."""
-    verdict = read_verdict(machine.kv)
-    out = [other for other in world.machines if other.peer in verdict.removed and other is not machine]
-    if out and machine.peer not in verdict.removed and not machine.unsure:
+    """The recovery key removes somebody who is out already: of two who removed each other, the other is back.
+
+    Also at a machine that is out itself: it may be the one that comes back.
+    """
+    removed = read_verdict(machine.kv).removed
+    out = [other for other in world.machines if other.peer in removed and other is not machine]
+    if out and not machine.unsure:
         world.recover_from(world.random.choice(out), at=machine)

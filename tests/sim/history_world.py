@@ -141,7 +141,7 @@ class World:
         removal = Remove(target.peer, standing_cutoffs(at.kv, target.peer), "recovery")
         changes, _ = author.write(at.kv, (removal,), self.clock(at))
         at.kv.write(changes)
-        self.watch(at)
+        self.release(at)  # as within half a minute; it watches
 
     def pull(self, reader: Machine, source: Machine) -> int:
         """What `source` holds goes to `reader`, as by its tails; how many entries were new."""
