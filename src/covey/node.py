@@ -239,6 +239,7 @@ async def open_node(
             Recovery(
                 base.bus.stamped("member"),
                 base.store,
+                base.identity,
                 base.clock.now,
                 has_auth="auth" in node.roles,
                 promoted=base.cluster.complete_as_it_is,

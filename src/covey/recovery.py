@@ -21,11 +21,12 @@ from covey.store.feed_log import GENESIS_KEY, read_heads, read_verdict
 from covey.store.feeds import Author
 from covey.store.genesis import parse_recovery_key, read_genesis
 from covey.store.identity import Identity
+from covey.store.ingest import Ingested
 from covey.store.kv import Batch, Reader
 from covey.store.membership import AUTHOR_ROLE
 from covey.store.rows import MemberRow
 from covey.store.view import View
-from covey.store.writer import Store
+from covey.store.writer import Overlay, Store
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Recovery:
     Args:
         bus: of any stamp.
         store: the node's.
+        identity: its own key: let back in, it says what it had denied in the same batch.
         now: gives Unix seconds.
         has_auth: whether this node runs the auth role, so that what is said here spreads.
         promoted: told when this node itself was made an auth node.
@@ -48,6 +50,7 @@ class Recovery:
         self,
         bus: BusHandle,
         store: Store,
+        identity: Identity,
         now: Callable[[], float],
         *,
         has_auth: bool,
@@ -55,6 +58,7 @@ class Recovery:
     ) -> None:
         self._me = bus.me
         self._store = store
+        self._identity = identity
         self._now = now
         self._has_auth = has_auth
         self._promoted = promoted
@@ -113,7 +117,12 @@ class Recovery:
 
         def plan(reader: Reader) -> tuple[Batch, str]:
             row, ops = decide(reader)
-            return author.write(reader, ops, self._now())[0], row.peer
+            overlay, now = Overlay(reader), self._now()
+            author.lay(overlay, ops, now)
+            # Of two who removed each other this node may be the one that is back.
+            own = Author(self._identity, reader.get(GENESIS_KEY) or b"")
+            own.say_again(overlay, Ingested(), now)
+            return list(overlay.changes.items()), row.peer
 
         peer = await self._store.commit(plan)
         row = View(self._store.reader).get(MemberRow, peer) or MemberRow(peer=peer)

@@ -139,9 +139,9 @@ class World:
         """As `covey.recovery.Recovery.remove`, on the machine `at`."""
         author = Author(self.recovery, self.genesis, self.random.randbytes(8).hex())
         removal = Remove(target.peer, standing_cutoffs(at.kv, target.peer), "recovery")
-        changes, _ = author.write(at.kv, (removal,), self.clock(at))
-        at.kv.write(changes)
-        self.release(at)  # as within half a minute; it watches
+        overlay = Overlay(at.kv)
+        author.lay(overlay, (removal,), self.clock(at))
+        self._commit(at, overlay, Ingested())
 
     def pull(self, reader: Machine, source: Machine) -> int:
         """What `source` holds goes to `reader`, as by its tails; how many entries were new."""

@@ -5,8 +5,9 @@ After all is healed: no divergence, no resurrected key, no acknowledged write lo
 5, 6, 7 and 8). `make sim SEEDS=100 ARGS='-k histories'` plays 10,000; a failure names its history, which is its seed.
 
 Mutations that these catch within some dozen histories: denials of a removed author that nobody says again
-(`tools/mutations.py`), a revocation that counts only where the key is known already, entries of removed authors that
-are refused instead of kept: whoever built on them waits for ever.
+(`tools/mutations.py`), words of others that a clock as wrong as theirs let in and that go on counting, a revocation
+that counts only where the key is known already, entries of removed authors that are refused instead of kept: whoever
+built on them waits for ever.
 """
 
 from history_dice import play

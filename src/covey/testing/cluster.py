@@ -355,6 +355,7 @@ class MemoryCluster:
                     Recovery(
                         node.bus.stamped("member"),
                         node.store,
+                        node.identity,
                         node.clock.now,
                         has_auth=any(role.name == AUTH.name for role, _ in node.run),
                         promoted=node.cluster.complete_as_it_is,
