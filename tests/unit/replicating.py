@@ -1,8 +1,10 @@
 """Auth nodes without a network: stores, authors, and what one hears of another."""
 
+from collections.abc import Sequence
+
 from covey.contracts.auth import KeyLimits
-from covey.contracts.feeds import Admit, KeyCreate, Op
-from covey.store.entries import unseal
+from covey.contracts.feeds import Admit, KeyCreate, Kind, Op
+from covey.store.entries import EntryError, Sealed, unseal
 from covey.store.feed_log import GENESIS_KEY, INCARNATION_KEY, release, settle_anew
 from covey.store.feeds import Author
 from covey.store.genesis import found
@@ -16,7 +18,7 @@ from covey.store.writer import Overlay
 
 NOW = 1_800_000_000.0
 ALICE, BOB, CAROL, DAN = (Identity(bytes([number]) * 32) for number in (1, 2, 3, 4))
-KINDS = ("members", "keys", "secret")
+KINDS: tuple[Kind, ...] = ("members", "keys", "secret")
 
 
 class Node:
@@ -54,9 +56,9 @@ class Node:
             last = taken if taken.applied or taken.frozen or taken.refused else last
         return last
 
-    def take(self, entries: list[object]) -> Ingested:
+    def take(self, entries: Sequence[Sealed | EntryError]) -> Ingested:
         overlay = Overlay(self.kv)
-        taken = take(overlay, entries, self.now)  # type: ignore[arg-type]
+        taken = take(overlay, entries, self.now)
         self.author.say_again(overlay, taken, self.now)
         self.write(overlay)
         return taken
@@ -69,8 +71,8 @@ class Node:
         self.author.set_clock_right(overlay, self.now)
         self.write(overlay)
 
-    def own(self, kind: str) -> str:
-        return self.author.own(self.kv, kind)  # type: ignore[arg-type]
+    def own(self, kind: Kind) -> str:
+        return self.author.own(self.kv, kind)
 
 
 def network(*identities: Identity) -> list[Node]:

@@ -29,7 +29,7 @@ def hear_all(nodes: list[Node]) -> None:
 def agree(nodes: list[Node]) -> None:
     hear_all(nodes)
     for node in nodes:
-        assert [node.view.hash(kind) for kind in KINDS] == [nodes[0].view.hash(kind) for kind in KINDS]  # type: ignore[arg-type]
+        assert [node.view.hash(kind) for kind in KINDS] == [nodes[0].view.hash(kind) for kind in KINDS]
         assert check_reader(node.kv).problems == ()
         assert counting_ahead(node.kv, node.now) == []
 

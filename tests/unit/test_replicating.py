@@ -13,6 +13,7 @@ from covey.contracts.feeds import (
     Admit,
     InvitationUse,
     KeyRevoke,
+    Kind,
     Op,
     OwnerStanding,
     PasswordSet,
@@ -261,7 +262,7 @@ def test_a_node_that_has_no_feeds_yet_keeps_what_was_denied() -> None:
     assert [key for key, _ in bob.kv.scan(b"l/denied/")] == [b"l/denied/key/k"]
 
 
-def twin(node: Node, kind: str, *ops: Op) -> bytes:
+def twin(node: Node, kind: Kind, *ops: Op) -> bytes:
     """Another entry for the last place of a node's feed."""
     feed = node.own(kind)
     head = read_head(node.kv, feed)
