@@ -258,16 +258,28 @@ def release(overlay: Overlay, clock_max: int) -> list[Op]:
 
 def postpone(overlay: Overlay, entries: Sequence[Sealed]) -> list[Op]:
     """Have all but the denials of entries wait that counted until now; returns as `record`."""
-    changed: set[bytes] = set()
-    for sealed in entries:
-        overlay.put([(future_key(sealed), b"")])
-        for op in sealed.entry.ops:
-            changed.update(key_of(*row) for row in touched(op))
-            if isinstance(op, Admit) and AUTHOR_ROLE in op.roles:
-                overlay.put([(_authorship_key(op.peer, sealed.entry), None)])
+    changed = {key_of(*row) for sealed in entries for op in sealed.entry.ops for row in touched(op)}
+    overlay.put([(future_key(sealed), b"") for sealed in entries])
+    overlay.put([(key, None) for key in _authorship_keys(entries)])
     voided = settle_anew(overlay)
     _make_anew(overlay, changed, read_verdict(overlay))
     return voided
+
+
+def judge_without(reader: Reader, entries: Sequence[Sealed]) -> Verdict:
+    """What the verdict would be if these waited."""
+    overlay = Overlay(reader)
+    overlay.put([(key, None) for key in _authorship_keys(entries)])
+    return judge(overlay)
+
+
+def _authorship_keys(entries: Sequence[Sealed]) -> list[bytes]:
+    return [
+        _authorship_key(op.peer, sealed.entry)
+        for sealed in entries
+        for op in sealed.entry.ops
+        if isinstance(op, Admit) and AUTHOR_ROLE in op.roles
+    ]
 
 
 # Two entries for one place

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from covey.contracts.feeds import OPS, Admit, Kind, Op
 from covey.errors import CallError
-from covey.store.ahead import counting_ahead, is_before_founding, left_to_say
+from covey.store.ahead import clock_order, counting_ahead, is_before_founding, to_say
 from covey.store.denied import keep_denied, restated
 from covey.store.entries import KINDS, NO_HEAD, Entry, FeedId, Head, Sealed, new_deps, seal
 from covey.store.feed_log import (
@@ -24,6 +24,7 @@ from covey.store.feed_log import (
     GENESIS_KEY,
     INCARNATION_KEY,
     UNSEEN_KEY,
+    judge_without,
     postpone,
     read_entries,
     read_heads,
@@ -194,32 +195,27 @@ class Author:
         ahead = self._ahead(overlay, now)
         if not ahead:
             return
-        pending = [(sealed, self._to_say(overlay, sealed, now)) for sealed in ahead]
+        pending = to_say(overlay, ahead, self._identity.peer_id, now)
         voided = postpone(overlay, ahead)
         overlay.put([(INCARNATION_KEY, self._new_incarnation()), (CLOCK_KEY, None)])
-        for _, ops in pending:
+        for ops in pending:
             if ops:
                 self.lay(overlay, ops, now)
         self.say_again(overlay, Ingested(voided=voided), now)
 
     def _ahead(self, overlay: Overlay, now: float) -> list[Sealed]:
         """The entries that are to wait from now on."""
-        me, ahead = self._identity.peer_id, counting_ahead(overlay, now)
+        me, ahead = self._identity.peer_id, counting_ahead(overlay, now, most=AHEAD_ENTRIES_MAX + 1)
         mine = [sealed for sealed in ahead if sealed.feed.author == me]
         others = [sealed for sealed in ahead if sealed.feed.author != me]
         if len(mine) > AHEAD_ENTRIES_MAX:
             mine = []
         if not others or len(others) > AHEAD_ENTRIES_MAX or is_before_founding(overlay, now):
             return mine
-        trial = Overlay(overlay)
-        postpone(trial, others)
-        # Whoever was let in by a word that has to wait would be out itself, and could say nothing in anybody's stead.
-        chosen = [*mine, *others] if read_verdict(trial).may_write(me) else mine
-        return sorted(chosen, key=lambda one: (one.entry.clock, one.entry.feed))
-
-    def _to_say(self, overlay: Overlay, sealed: Sealed, now: float) -> Sequence[Op]:
-        mine = sealed.feed.author == self._identity.peer_id
-        return sealed.entry.ops if mine else left_to_say(overlay, sealed, now)
+        if not judge_without(overlay, others).may_write(me):
+            # Let in by a word that has to wait, it would be out itself, and could say nothing in anybody's stead.
+            return mine
+        return sorted([*mine, *others], key=clock_order)
 
     def _thaw(self, overlay: Overlay) -> None:
         """Begin anew where one of this node's feeds is frozen: another copy of it wrote there, too."""
