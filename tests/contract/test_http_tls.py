@@ -186,6 +186,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(certificate_file, key_file)
 
 
+def test_a_file_that_cannot_even_be_looked_for_is_refused(tmp_path: Path) -> None:
+    """As in a folder of another's: asking whether it is there fails, too. A name too long fails for root as well."""
+    certificate_file, _ = write_pair(tmp_path)
+    unnamable = tmp_path / ("k" * 300)
+    with pytest.raises(CallError, match=r"Cannot read .*kkk") as refusal:
+        load(certificate_file, unnamable)
+    assert refusal.value.code == "invalid"
+
+
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(CallError, match="does not belong to the certificate"):

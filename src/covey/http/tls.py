@@ -68,9 +68,16 @@ def load(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise CallError("invalid", _what_is_wrong(error, certificate_file, key_file)) from error
     except OSError as error:
-        missing = next((file for file in (certificate_file, key_file) if not file.exists()), key_file)
+        missing = next((file for file in (certificate_file, key_file) if _is_missing(file)), key_file)
         raise CallError("invalid", f"Cannot read {missing} ([http] tls_…_file): {error.strerror or error}.") from error
     return context
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        return not file.exists()
+    except OSError:
+        return True  # it is in a folder that we may not look into, as those of certbot are
 
 
 def _no_password(key_file: Path) -> Callable[[], str]:
