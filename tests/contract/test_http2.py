@@ -191,6 +191,26 @@ async def test_a_stream_that_is_reset_is_told_to_its_application_at_once(tmp_pat
         assert (await client.answer(await client.ask("/ping"))).body == b"pong"
 
 
+@pytest.mark.parametrize("headers", [[("expect", "100-continue")], [("x-long", "x" * 100)] * 110])
+async def test_a_stream_that_is_reset_as_soon_as_it_is_opened_leaves_the_others(
+    tmp_path: Path, headers: list[tuple[str, str]]
+) -> None:
+    """Answered before its application: with 100, or with a refusal."""
+    app = App()
+    async with serving2(app, tmp_path) as served, client2(served, tmp_path) as client:
+        held = await client.ask("/held")
+        await client.until(lambda: client.answers[held].body == b"begun")
+        number = client.h2.get_next_available_stream_id()
+        fields = [(":method", "POST"), (":scheme", "https"), (":authority", "localhost"), (":path", "/echo")]
+        client.h2.send_headers(number, [*fields, *headers])
+        client.h2.reset_stream(number)
+        await client.flush()  # both in one piece
+        ping = await client.ask("/ping")
+        assert (await client.answer(ping)).body == b"pong"
+        app.go_on.set()
+        assert (await client.answer(held)).body == b"begunended"
+
+
 async def test_a_connection_that_ends_takes_its_requests_with_it(tmp_path: Path) -> None:
     app = App()
     async with serving2(app, tmp_path) as served:

@@ -167,12 +167,14 @@ class Http2Connection:
             self._reset(number, ErrorCodes.PROTOCOL_ERROR)
             return
         if status := refusal(scope):
-            self.send_head(number, status, [(b"content-length", b"0")], end=True)
+            with contextlib.suppress(ProtocolError):  # it is over already: what ended it came in the same piece
+                self.send_head(number, status, [(b"content-length", b"0")], end=True)
             if event.stream_ended is None:
                 self._reset(number, ErrorCodes.NO_ERROR)
             return
         if event.stream_ended is None and (b"expect", b"100-continue") in scope["headers"]:
-            self._h2.send_headers(number, [(b":status", b"100")])
+            with contextlib.suppress(ProtocolError):  # likewise, and its application is told in a moment
+                self._h2.send_headers(number, [(b":status", b"100")])
         self._terms.settle(scope)
         self._start(number, scope)
 
