@@ -192,6 +192,16 @@ def test_nothing_but_a_call_error_escapes(
     judge(parse, kind, json.dumps(body).encode())
 
 
+@pytest.mark.parametrize("words", [" - at `$.", "missing required field `"])
+def test_what_a_client_writes_does_not_pass_for_what_the_decoder_says(words: str) -> None:
+    role = "x" + words + "y" * 5_000 + "`"
+    got = outcome(parse_chat, json.dumps({"model": "m", "messages": [{"role": role, "content": "x"}]}).encode())
+    assert isinstance(got, CallError)
+    assert got.param == "messages[0].role"
+    assert got.message.startswith("messages[0].role is of the wrong kind: invalid enum value 'x")
+    assert len(got.message) < 700
+
+
 @pytest.mark.parametrize("parse", [parse_chat, parse_completion, parse_embedding, parse_response])
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b'{"model":"m","messages":[{"role":"user","content":"\\udc00"}]}')

@@ -56,9 +56,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _misfit(error: msgspec.ValidationError) -> CallError:
-    message, _, path = str(error).partition(" - at `$")
-    param = path.rstrip("`").lstrip(".")
-    if missing := re.search(r"missing required field `(\w+)`", message):
+    # The path stands last: what is before it may quote the client, who can write the same words.
+    message, _, path = str(error).rpartition(" - at `$")
+    param = path.rstrip("`").lstrip(".") if message else ""
+    message = message or path
+    if missing := re.match(r"Object missing required field `(\w+)`", message):
         param = f"{param}.{missing[1]}".lstrip(".")
         return CallError("invalid", f"{param} is required.", param=param)
     where = param or "The request body"
