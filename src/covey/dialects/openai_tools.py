@@ -208,7 +208,8 @@ def allowed(tools: tuple[Tool, ...], names: Sequence[str], mode: Literal["auto",
             raise CallError("invalid", f"{at}: there is no function {name[:CAUSE_CHARS_MAX]!r}.", param=at)
     if not names:
         raise CallError("invalid", f"{param} must not be empty.", param=param)
-    return ToolUse(tuple(one for one in tools if one.name in names), mode)
+    wanted = frozenset(names)  # of which there may be many more than tools
+    return ToolUse(tuple(one for one in tools if one.name in wanted), mode)
 
 
 def answer_format(wanted: ResponseFormat | None) -> AnswerFormat:
