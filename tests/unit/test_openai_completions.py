@@ -102,6 +102,8 @@ def test_choices_of_one_prompt_share_it() -> None:
         ({"best_of": 2}, "unsupported", "best_of"),
         ({"echo": True, "logprobs": 1}, "unsupported", "echo"),
         ({"echo": True, "prompt": [5]}, "unsupported", "echo"),
+        # A gigabyte for each megabyte that was sent, before any model has seen it.
+        ({"echo": True, "prompt": "x" * 8_000_000, "n": 128}, "too_large", "echo"),
         ({"suffix": 5}, "invalid", "suffix"),
         ({"stream_options": {}}, "invalid", "stream_options"),
         ({"logprobs": True}, "invalid", "logprobs"),

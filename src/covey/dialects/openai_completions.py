@@ -28,6 +28,8 @@ from covey.errors import CallError
 MAX_TOKENS = 16
 """OpenAI's default."""
 COMPLETION_LOGPROBS_MAX = 5
+ECHO_CHARS_MAX = 10_000_000
+"""Of all prompts that an answer repeats: more than any body holds, and less than its prompts a hundred times."""
 
 
 class CompletionBody(msgspec.Struct):
@@ -138,4 +140,6 @@ def _echoes(call: CompletionBody, prompts: list[str | tuple[int, ...]]) -> tuple
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) < len(prompts):
         raise CallError("unsupported", "echo is only supported where the prompt is text.", param="echo")
+    if sum(map(len, texts)) * (call.n or 1) > ECHO_CHARS_MAX:
+        raise CallError("too_large", f"echo repeats up to {ECHO_CHARS_MAX} characters over all answers.", param="echo")
     return tuple(text for text in texts for _ in range(call.n or 1))
