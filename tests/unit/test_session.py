@@ -1,6 +1,7 @@
 """Sessions against peers that misbehave, fall silent, are old, or are simply slow."""
 
 import logging
+import tracemalloc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import Caller
 from covey.bus.carrier import SessionLimits
 from covey.bus.credit import STREAM_ITEMS_MAX
+from covey.bus.inbound import LongBody
 from covey.bus.replies import Emit
 from covey.bus.session import Session, open_session
 from covey.bus.wire import Frame, Hello, Open, Type
@@ -277,6 +279,20 @@ async def test_a_long_request_in_any_pieces(autojump_clock: MockClock) -> None:
         answer = await raw.next(Type.END)
         assert msgspec.msgpack.decode(answer.payload, type=Item) == Item(3_000_000)
         assert session.calls_in_flight == (0, 0)
+
+
+async def test_a_long_request_in_tiny_pieces_takes_its_length_and_no_more() -> None:
+    """Kept piece by piece, two bytes would take fifty: half a gigabyte for the 16 MB of one call."""
+    body = LongBody(200_000)
+    tracemalloc.start()
+    try:
+        for start in range(0, 200_000, 2):
+            body.receive(LONG_BODY[start : start + 2])
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert await body.whole() == LONG_BODY[:200_000]
+    assert held_bytes < 400_000
 
 
 async def test_an_older_peer_is_sent_no_long_request(autojump_clock: MockClock) -> None:

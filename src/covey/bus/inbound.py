@@ -28,24 +28,23 @@ class LongBody:
 
     def __init__(self, body_bytes: int) -> None:
         self._missing_bytes = body_bytes
-        self._pieces: list[bytes] = []
+        self._came = bytearray()  # in one: pieces may be tiny, and each alone would take fifty bytes more
         self._complete = trio.Event()
 
     def receive(self, piece: bytes) -> None:
         """The next piece; `ProtocolError` where it is none, or more than was announced."""
         if not piece or len(piece) > self._missing_bytes:
             raise wire.ProtocolError(f"A piece of {len(piece)} bytes came where {self._missing_bytes} were missing.")
-        self._pieces.append(piece)
+        self._came += piece
         self._missing_bytes -= len(piece)
         if not self._missing_bytes:
             self._complete.set()
 
-    async def whole(self) -> bytes:
+    async def whole(self) -> bytearray:
         """All of it, once it is there; not kept here."""
         await self._complete.wait()
-        body = b"".join(self._pieces)
-        self._pieces.clear()
-        return body
+        came, self._came = self._came, bytearray()
+        return came
 
 
 class InboundCall:
@@ -175,7 +174,7 @@ class Inbound:
         """A long request, once all of it is there, and the seconds that are left then."""
         began, left = trio.current_time(), inbound.seconds_left
         patience = self._limits.body_seconds if left is None else min(left, self._limits.body_seconds)
-        raw: bytes | None = None
+        raw: bytearray | None = None
         with trio.move_on_after(patience):
             raw = await body.whole()
         if raw is None:
@@ -200,7 +199,7 @@ class Inbound:
             raise CallError("peer_lost", "The caller has gone.") from None  # it shields itself
 
 
-def _decode(served: Served[Any, Any], body: bytes | msgspec.Raw) -> Any:
+def _decode(served: Served[Any, Any], body: bytes | bytearray | msgspec.Raw) -> Any:
     try:
         return msgspec.msgpack.decode(body, type=served.method.request)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
