@@ -77,9 +77,10 @@ def test_floats_are_the_default() -> None:
     assert json.loads(parse_embedding(asked()).render(HEAD, VECTORS, 7))["data"][1]["embedding"] == [1, 2, 3]
 
 
-def test_what_is_no_number_is_the_model_s_failure() -> None:
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+def test_what_is_no_number_is_the_model_s_failure(encoding_format: str) -> None:
     with pytest.raises(CallError) as caught:
-        parse_embedding(asked()).render(HEAD, [struct.pack("<2f", 1, float("nan"))], 7)
+        parse_embedding(asked(encoding_format=encoding_format)).render(HEAD, [struct.pack("<2f", 1, float("nan"))], 7)
     assert caught.value.code == "upstream"
 
 

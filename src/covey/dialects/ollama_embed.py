@@ -12,7 +12,7 @@ import msgspec
 from covey.contracts.inference import EMBED_INPUTS_MAX, EmbedRequest
 from covey.dialects.base import EmbedCall, Head
 from covey.dialects.bodies import check_ranges, decode, model_name
-from covey.dialects.openai_embeddings import DIMENSIONS_MAX, floats
+from covey.dialects.openai_embeddings import DIMENSIONS_MAX, json_numbers
 from covey.errors import CallError
 
 _encode = msgspec.json.Encoder().encode
@@ -70,7 +70,7 @@ def parse_embeddings(body: bytes) -> EmbedCall:
 def _embed_answer(head: Head, vectors: Sequence[bytes], prompt_tokens: int) -> bytes:
     told: dict[str, Any] = {
         "model": head.model,
-        "embeddings": [floats(vector) for vector in vectors],
+        "embeddings": [json_numbers(vector) for vector in vectors],
         "total_duration": round(head.elapsed() * 1e9),
         "load_duration": 0,
         "prompt_eval_count": prompt_tokens,
@@ -79,4 +79,4 @@ def _embed_answer(head: Head, vectors: Sequence[bytes], prompt_tokens: int) -> b
 
 
 def _embeddings_answer(_head: Head, vectors: Sequence[bytes], _prompt_tokens: int) -> bytes:
-    return _encode({"embedding": floats(vectors[0])})
+    return _encode({"embedding": json_numbers(vectors[0])})

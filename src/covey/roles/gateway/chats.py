@@ -3,6 +3,8 @@
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -22,6 +24,8 @@ PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.004, 0.02
 """Where many streams run, each waits a moment between its writes, so that several tokens go out in one: a write costs
 as much as a dozen of them. Nobody reads faster; with fewer than twenty streams there is no wait."""
 NODE_HEADER = b"x-covey-node"
+RENDERED_BYTES_MAX = 1 << 20
+"""Of vectors, up to which they are written on the event loop, in a twentieth of a second; more would hold it."""
 Call = TypeVar("Call", ChatCall, EmbedCall)
 
 
@@ -83,7 +87,7 @@ class Answering:
         async with leaving_with_client(exchange.scope, exchange.receive):
             vectors = await self._completions.embed(asked, call.request)
             head = self._head(exchange, asked.model)
-            body = call.render(head, vectors, asked.usage.prompt_tokens)
+            body = await _rendered(call, head, vectors, asked.usage.prompt_tokens)
         if body:  # else the client has left
             self._tell_node(exchange, asked.node)
             await exchange.answer(200, body)
@@ -140,3 +144,11 @@ class Answering:
     def _tell_node(self, exchange: Exchange, node: PeerId | None) -> None:
         if self._name_of is not None and node is not None:
             exchange.extra.append((NODE_HEADER, self._name_of(node).encode("latin-1", "replace")))
+
+
+async def _rendered(call: EmbedCall, head: Head, vectors: list[bytes], prompt_tokens: int) -> bytes:
+    if sum(map(len, vectors)) <= RENDERED_BYTES_MAX:
+        return call.render(head, vectors, prompt_tokens)
+    # The thread has no clock of trio's.
+    head = replace(head, elapsed=partial(float, head.elapsed()))
+    return await trio.to_thread.run_sync(call.render, head, vectors, prompt_tokens)
