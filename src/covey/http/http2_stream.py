@@ -13,6 +13,7 @@ from h2.errors import ErrorCodes
 from covey.http.asgi import ClientGone, Headers, Message, Scope
 from covey.http.exchange import Exchange
 from covey.http.parser import HEADER_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
+from covey.http.writing import WRITE_BYTES
 
 if TYPE_CHECKING:
     from covey.http.http2 import Http2Connection
@@ -70,9 +71,12 @@ class Stream:
         self._connection.give_window(self.number, count)
 
     async def _send_body(self, data: bytes, *, is_last: bool) -> None:
-        left = memoryview(data)
-        with trio.CancelScope(deadline=trio.current_time() + self._connection.write_seconds_max) as waiting:
+        left, deadline_at = memoryview(data), len(data)
+        with trio.CancelScope() as waiting:
             while left:
+                if len(left) <= deadline_at:  # each deadline is for so much, as in HTTP/1.1
+                    waiting.deadline = trio.current_time() + self._connection.write_seconds_max
+                    deadline_at = len(left) - WRITE_BYTES
                 room = await self._connection.window(self.number)
                 if self.is_over:
                     raise ClientGone

@@ -8,6 +8,8 @@ from covey.http.wire import BROKEN, Wire
 
 WRITES_AT_ONCE = 8
 """How many writes that need not wait follow each other before the other tasks have a turn."""
+WRITE_BYTES = 256 * 1024
+"""How much of a long answer each deadline is for: a client on a slow line reads megabytes for longer than that."""
 
 
 class Writer:
@@ -15,7 +17,7 @@ class Writer:
 
     Args:
         wire: the connection's.
-        seconds_max: how long one write may wait for its client.
+        seconds_max: how long one write, of `WRITE_BYTES` at most, may wait for its client.
         failed: called where the client has gone, or did not read in time; the wire is aborted then.
     """
 
@@ -58,7 +60,9 @@ class Writer:
                 scope.cancel()
             self._writing = scope
             try:
-                await self._wire.send_all(data)
+                for start in range(0, len(data), WRITE_BYTES):
+                    scope.deadline = trio.current_time() + self._seconds_max
+                    await self._wire.send_all(data[start : start + WRITE_BYTES])
             except BROKEN:
                 await self._failed()
             finally:
