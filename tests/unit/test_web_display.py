@@ -102,6 +102,7 @@ def test_after_logging_in_one_goes_on(path: str) -> None:
         (None, "http://here:1.evil.example", False),
         (None, "http://evil.example/here:1", False),
         (None, "null", False),
+        (None, "http://[", False),
         (None, "", False),
     ],
 )
