@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from http_harness import Served, eventually, serving
 
 from covey.errors import CallError
@@ -116,6 +117,20 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert [(await client.answer()).body for _ in range(3)] == [b"pong", b"ab", b"cde"]
         await client.send(PING[9:])
         assert (await client.answer()).body == b"pong"
+
+
+async def test_what_comes_while_a_request_is_answered_is_read_ahead_and_kept() -> None:
+    app = App()
+    many = 3_000  # requests, of more bytes than are read ahead
+    async with serving(app) as served, served.client() as client, trio.open_nursery() as nursery:
+        await client.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n" + PING[:9])
+        await client.until(b"begun")
+        nursery.start_soon(client.send, PING[9:] + PING * many)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        app.go_on.set()
+        await client.until(b"0\r\n\r\n")
+        for _ in range(many + 1):
+            assert (await client.answer()).body == b"pong"
 
 
 async def test_an_idle_connection_is_closed_in_time_and_a_busy_one_is_not() -> None:
@@ -400,10 +415,12 @@ async def test_a_body_that_nobody_reads_does_not_stop_the_shutdown() -> None:
 
 
 @pytest.mark.parametrize("how", ["fin", "rst", "half"])
-async def test_a_client_that_leaves_is_noticed(how: str) -> None:
+@pytest.mark.parametrize("ahead", [b"", b"\r\n", PING[:9], PING])
+async def test_a_client_that_leaves_is_noticed(how: str, ahead: bytes) -> None:
+    """Whatever it has sent behind its request."""
     app = App()
     async with serving(app) as served, served.client() as client:
-        await client.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n" + ahead)
         await eventually(lambda: app.running == 1)
         client.hang_up(how)
         assert await eventually(lambda: app.running == 0) < 0.1

@@ -15,6 +15,8 @@ What was measured on Hypercorn 0.18 and is mended here (docs/adr/0004-http-serve
 6. Upgrades to HTTP/2 in plain text and WebSockets came with the protocol. Nothing here speaks them; HTTP/2 comes in
    by TLS alone (`covey.http.http2`).
 7. A head could take as long as an idle connection may live. It has a limit of its own, and is answered 408 then.
+8. While it answered a request behind which more had come, it did not read, and did not see its client leave
+   (`covey.http.pipelining`).
 
 It also spares each request two tasks and two locks for the idle timer, and sends head, body and end in one write,
 without a deadline and a round of the scheduler where the kernel takes it whole.
@@ -39,6 +41,7 @@ from hypercorn.typing import ConnectionState
 from covey.http.asgi import Message
 from covey.http.exchange import Exchange
 from covey.http.parser import StrictParser, is_absolute, split_absolute
+from covey.http.pipelining import ReadAhead
 from covey.http.terms import Terms
 from covey.http.wire import BROKEN, Wire
 from covey.http.writing import Writer
@@ -101,6 +104,9 @@ class Connection:
                 tasks = _Tasks(nursery, self, self._terms)
                 is_tls = self._wire.scheme == "https"
                 self._protocol = _Protocol(self._terms, tasks, is_tls, client, server, self._protocol_send)
+                # Hypercorn's protocol of events names `__init__`, too, which nobody calls any more.
+                ahead = ReadAhead(self._wire, self._protocol.keep)
+                self._protocol.can_read = ahead  # pyright: ignore[reportAttributeAccessIssue]
                 await self._read()
         except OSError:
             pass  # the client was gone before it was known
@@ -209,6 +215,11 @@ class _Protocol(H11Protocol):
     def is_within_head(self) -> bool:
         """Whether a request has begun to come, and its head is not complete."""
         return isinstance(self.connection, StrictParser) and self.connection.is_within_head
+
+    def keep(self, data: bytes) -> int:
+        """What comes while a request is answered; returns how much of it waits."""
+        self.connection.receive_data(data)
+        return len(self.connection.trailing_data[0])
 
     async def refuse(self, status: int) -> None:
         """Answer a request that never came whole, if nothing was answered yet."""
