@@ -232,3 +232,18 @@ async def test_many_streams_at_once_lose_nothing() -> None:
             assert answer.body.endswith(b"data: [DONE]\n\n")
             pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks_of(answer)]
             assert "".join(pieces) == said
+
+
+async def test_all_bodies_together_have_a_bound() -> None:
+    async with gateway(bodies_bytes_max=10_000) as node:
+        node.inference.script = quiet
+        async with node.asking(chat_body("one", model="scripted", stream=True, user="x" * 6_000)) as client:
+            await client.until(b"one")  # its body is held until it ends
+            answer = await node.ask(CHAT_PATH, chat_body("y" * 6_000))
+            assert (answer.status, body_of(answer)["error"]["code"]) == (503, "no_capacity")
+            assert answer.headers["retry-after"] == "1"
+            assert answer.headers["x-should-retry"] == "true"
+            assert (await node.ask(CHAT_PATH, chat_body("small"))).status == 200
+        await eventually(lambda: node.inference.running == 0)
+        for _ in range(3):  # given back, by those that were refused too
+            assert (await node.ask(CHAT_PATH, chat_body("y" * 6_000))).status == 200

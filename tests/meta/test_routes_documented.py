@@ -34,7 +34,9 @@ def dashboard() -> QuartTrio:
 def served() -> set[tuple[str, str]]:
     """What the gateway has handlers for; HEAD goes with GET."""
     nothing: Any = None
-    answering = Answering(nothing, body_bytes_max=1, body_seconds_max=1, ping_seconds=1, name_of=None)
+    answering = Answering(
+        nothing, bodies_bytes_max=1, body_bytes_max=1, body_seconds_max=1, ping_seconds=1, name_of=None
+    )
     routes = Table(answering, Listing(nothing, answering)).routes
     return {(method, route.path) for route in routes for method in route.handlers if method != "HEAD"}
 

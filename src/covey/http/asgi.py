@@ -49,8 +49,41 @@ def header_values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
+class BodyBudget:
+    """What the bodies of all requests under way may hold together: each of them alone is bounded, their number is not.
+
+    Args:
+        bytes_max: of all of them.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.held_bytes = 0
+
+    def take(self, size: int) -> None:
+        """Some more has come. Whoever takes gives it back, whatever happens.
+
+        Raises:
+            CallError: `no_capacity`; nothing was taken.
+        """
+        if self.held_bytes + size > self._bytes_max:
+            raise CallError(
+                "no_capacity", "Too many large requests are under way here; try again soon.", retry_after_seconds=1.0
+            )
+        self.held_bytes += size
+
+    def give(self, size: int) -> None:
+        """A request is done with its body."""
+        self.held_bytes -= size
+
+
 async def read_body(
-    receive: Receive, *, body_bytes_max: int, body_seconds_max: float, scope: Scope | None = None
+    receive: Receive,
+    *,
+    body_bytes_max: int,
+    body_seconds_max: float,
+    scope: Scope | None = None,
+    take: Callable[[int], None] | None = None,
 ) -> bytes:
     """The whole request body.
 
@@ -59,9 +92,11 @@ async def read_body(
         body_bytes_max: its limit.
         body_seconds_max: how long it may take to arrive, from now.
         scope: the request's, so that what has arrived already is taken without a wait (`RECEIVED`).
+        take: is told how much each piece brings, and may refuse it (`BodyBudget.take`).
 
     Raises:
-        CallError: `too_large` as soon as the limit is passed; `deadline` (`reason` `slow_body`) for a slow sender.
+        CallError: what `take` raises; `too_large` as soon as the limit is passed; `deadline` (`reason` `slow_body`)
+            for a slow sender.
         ClientGone: the client left before the end.
     """
     received: Callable[[], Message | None] = (scope or {}).get("extensions", {}).get(RECEIVED, _nothing)
@@ -82,6 +117,8 @@ async def read_body(
         size += len(piece)
         if size > body_bytes_max:
             raise CallError("too_large", f"The request body is larger than {body_bytes_max} bytes.")
+        if take is not None:
+            take(len(piece))
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)

@@ -12,7 +12,7 @@ import trio
 from covey.contracts.auth import Identity
 from covey.dialects.base import ChatCall, EmbedCall, Head, Writer
 from covey.errors import CallError
-from covey.http.asgi import leaving_with_client
+from covey.http.asgi import BodyBudget, leaving_with_client
 from covey.roles.gateway.answers import Answers
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.completions import Completions
@@ -34,6 +34,7 @@ class Answering:
 
     Args:
         completions: opens the answers.
+        bodies_bytes_max: what the bodies of all requests under way may hold together.
         body_bytes_max, body_seconds_max: limits of a request's body.
         ping_seconds: how long a stream may be silent before it is kept open.
         name_of: what a node is called, where answers shall say who gave them; `None`: they do not.
@@ -43,12 +44,14 @@ class Answering:
         self,
         completions: Completions,
         *,
+        bodies_bytes_max: int,
         body_bytes_max: int,
         body_seconds_max: float,
         ping_seconds: float,
         name_of: Callable[[PeerId], str] | None,
     ) -> None:
         self._completions = completions
+        self.budget = BodyBudget(bodies_bytes_max)
         self._body_bytes_max = body_bytes_max
         self._body_seconds_max = body_seconds_max
         self._ping_seconds = ping_seconds
@@ -57,7 +60,9 @@ class Answering:
 
     async def body(self, exchange: Exchange) -> bytes:
         """The request's whole body; errors as of `Exchange.body`."""
-        return await exchange.body(body_bytes_max=self._body_bytes_max, body_seconds_max=self._body_seconds_max)
+        return await exchange.body(
+            self.budget, body_bytes_max=self._body_bytes_max, body_seconds_max=self._body_seconds_max
+        )
 
     async def chat(self, exchange: Exchange, identity: Identity, parse: Callable[[bytes], ChatCall]) -> None:
         """Answer a request for chats."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import trio
 
 from covey.errors import CallError
-from covey.http.asgi import REQUEST_ID, Headers, Receive, Scope, Send, header, read_body, respond
+from covey.http.asgi import REQUEST_ID, BodyBudget, Headers, Receive, Scope, Send, header, read_body, respond
 from covey.http.problems import headers_of, status_of
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.live import Live
@@ -37,6 +37,8 @@ class Exchange:
         if not known:
             set_request_id(self.request_id)
         self._send = send
+        self._budget: BodyBudget | None = None
+        self._held_bytes = 0
 
     @property
     def path(self) -> str:
@@ -58,8 +60,8 @@ class Exchange:
             headers += self.asked.charge.headers()
         return headers
 
-    async def body(self, *, body_bytes_max: int, body_seconds_max: float) -> bytes:
-        """The request's whole body.
+    async def body(self, budget: BodyBudget, *, body_bytes_max: int, body_seconds_max: float) -> bytes:
+        """The request's whole body; what it takes of the budget is given back with `release`.
 
         Raises:
             CallError: `invalid` (`content_type`), and as `read_body`.
@@ -70,9 +72,21 @@ class Exchange:
             if content_type != JSON:
                 said = content_type[:SHOWN_CHARS_MAX]
                 raise CallError("invalid", f"Send the body as {JSON}, not {said}.", reason="content_type")
+        self._budget = budget
+
+        def take(size: int) -> None:
+            budget.take(size)
+            self._held_bytes += size
+
         return await read_body(
-            self.receive, body_bytes_max=body_bytes_max, body_seconds_max=body_seconds_max, scope=self.scope
+            self.receive, body_bytes_max=body_bytes_max, body_seconds_max=body_seconds_max, scope=self.scope, take=take
         )
+
+    def release(self) -> None:
+        """The request has ended: give back what its body took of the budget."""
+        if self._budget is not None:
+            self._budget.give(self._held_bytes)
+            self._held_bytes = 0
 
     async def answer(self, status: int, body: bytes, content_type: str = JSON, headers: Headers | None = None) -> None:
         """A whole answer."""

@@ -44,6 +44,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[gateway]`."""
 
     body_bytes_max: int = 8 * 1024 * 1024
+    bodies_bytes_max: int = 512 * 1024 * 1024
     body_seconds_max: float = 30.0
     request_seconds_max: float = 600.0
     first_token_seconds_max: float = 360.0
@@ -144,6 +145,7 @@ async def open_gateway(config: GatewayConfig, parts: Parts) -> AsyncGenerator[No
     UsageService(parts.bus, usage).serve()
     answering = Answering(
         completions,
+        bodies_bytes_max=config.bodies_bytes_max,
         body_bytes_max=config.body_bytes_max,
         body_seconds_max=config.body_seconds_max,
         ping_seconds=config.ping_seconds,

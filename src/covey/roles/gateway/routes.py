@@ -67,6 +67,8 @@ class Api:
         except Exception:
             log.exception("The API failed.")
             await exchange.refuse(CallError("internal", "The gateway failed; its log says why."))
+        finally:
+            exchange.release()
 
     def _find(self, exchange: Exchange) -> Route | None:
         """The route of a path, and from then on its voice: who has no key is told so in the client's own terms."""
