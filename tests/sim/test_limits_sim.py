@@ -182,3 +182,20 @@ async def test_a_budget_is_spent_once_over_owners_and_gateways(autojump_clock: M
         before = len(load.admitted)
         await load.offer_all(counting, doors, 20.0, 10.0, seed, prompt=500, answer=600)
         assert load.admitted[before:] == []
+
+
+async def test_a_key_that_rests_over_midnight_has_its_budget_in_the_morning(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """Mutation: report yesterday's budget until an owner has taken note of it, which it does not any more."""
+    async with open_memory_cluster(seed=seed) as cluster:
+        _, doors, counting = await world(cluster, auths=1, gateways=1)
+        asked = identity(tokens_per_day=1000, tokens_per_month=5000)
+        for spent in (1000, 1000):
+            charge = await counting.of(doors[0]).admit(asked, prompt_tokens=900, answer_tokens_max=100)
+            assert charge.refusal is None
+            charge.settle(spent)
+            await trio.sleep(5)
+            refused = await counting.of(doors[0]).admit(asked, prompt_tokens=1, answer_tokens_max=1)
+            assert refused.refusal is not None
+            cluster.clock.jump(26 * 3600)

@@ -13,6 +13,8 @@ from covey.transport.base import PeerId
 NEVER = float("-inf")
 RENEW_SECONDS = LEASE_SECONDS * 0.6
 """Before its end a lease that is in use is renewed."""
+LATE_SECONDS = 3000.0
+"""How long after its end a budget's day or month is still reported; owners take note of it for an hour."""
 
 
 class Group:
@@ -63,6 +65,14 @@ class Group:
         """A budget of a day or month that has passed."""
         newest = max(one.period for one in self.leases.values() if one.kind == lease.kind)
         return lease.kind in BUDGETS and lease.period < newest and not lease.in_use and not lease.unreported
+
+    def forget_past(self, unix_now: float) -> None:
+        """Forget budgets of days and months long past: their owner refuses a report that has one."""
+        if all(not lease.period for lease in self.leases.values()):
+            return
+        today = time.strftime("%Y-%m-%d", time.gmtime(unix_now - LATE_SECONDS))
+        for key in [key for key, lease in self.leases.items() if lease.period < today[: len(lease.period)]]:
+            del self.leases[key]
 
     def cut_off(self, share: float, now: float) -> None:
         """No owner can be reached."""

@@ -144,12 +144,15 @@ class Limiter:
         owner = group.owner(self._bus.serving(LEASE_LIMITS))
         if owner is None:
             return False
-        await self._ask(owner, [group], {id(one.lease): one.amount for one in ours})
-        return True
+        heard = await self._ask(owner, [group], {id(one.lease): one.amount for one in ours})
+        # An owner in this very process that refuses does so at once, as often as it is asked.
+        return heard or owner != self._bus.me
 
-    async def _ask(self, owner: PeerId, groups: list[Group], needs: Mapping[int, int]) -> None:
-        """Report groups to their owner, and take what it lends. `needs`: by the lease's `id`."""
+    async def _ask(self, owner: PeerId, groups: list[Group], needs: Mapping[int, int]) -> bool:
+        """Report groups to their owner, and take what it lends; whether it did answer. `needs`: by the lease's `id`."""
         groups = [group for group in groups if group.asking is None]
+        for group in groups:
+            group.forget_past(self._clock.now())
         asked_at = trio.current_time()
         events = [group.begin_asking() for group in groups]
         reports = tuple(_report(group, needs, asked_at) for group in groups)
@@ -162,6 +165,7 @@ class Limiter:
         finally:
             for group, event in zip(groups, events, strict=True):
                 group.end_asking(event, heard=heard)
+        return heard
 
     async def _call(self, node: PeerId, reports: tuple[LimitReport, ...]) -> LimitsLeased | None:
         known = self._nodes.setdefault(node, _Node())
