@@ -147,11 +147,15 @@ class Completions:
 
     async def _admit(self, asked: Asked, prompt_tokens: int, answer_tokens: int | None, *, answers: int) -> int | None:
         """Count a request; returns how many tokens each of its answers may have, `None`: any."""
-        charge = await self._limiter.admit(asked.identity, prompt_tokens=prompt_tokens, answer_tokens_max=answer_tokens)
+        charge = await self._limiter.admit(
+            asked.identity, prompt_tokens=prompt_tokens, answer_tokens_max=answer_tokens, answers=answers
+        )
         asked.charge = charge
         if charge.refusal is not None:
             raise charge.refusal
-        return None if charge.answer_tokens_max is None else max(charge.answer_tokens_max // answers, 1)
+        if charge.answer_tokens_max is None or not answers:
+            return None
+        return max(charge.answer_tokens_max // answers, 1)
 
 
 def _wanted(identity: Identity, model: str, needed: Mapping[Capability, str]) -> Wanted:

@@ -81,13 +81,16 @@ class Limiter:
         """How many share a limit, as an owner last said; 0: none has said it yet."""
         self._wake = trio.Event()
 
-    async def admit(self, identity: Identity, *, prompt_tokens: int, answer_tokens_max: int | None) -> Charge:
+    async def admit(
+        self, identity: Identity, *, prompt_tokens: int, answer_tokens_max: int | None, answers: int = 1
+    ) -> Charge:
         """Count one request against every limit of the key and of its owner. Never raises for a limit.
 
         Args:
             identity: whose limits; already verified.
             prompt_tokens: an estimate.
-            answer_tokens_max: what the client set; `None`: nothing.
+            answer_tokens_max: what the client set, for all answers together; `None`: nothing.
+            answers: how many there will be; each needs a token at least.
 
         Returns:
             What it was admitted with, or why it was refused (`Charge.refusal`). Settle it at the end.
@@ -99,7 +102,7 @@ class Limiter:
         deadline = now + ADMIT_SECONDS_MAX
         while True:
             now = trio.current_time()
-            amount, answer = self._plan(parts, prompt_tokens, answer_tokens_max, now)
+            amount, answer = self._plan(parts, prompt_tokens, answer_tokens_max, answers, now)
             takes = [
                 Take(group, lease, amount if lease.kind in TOKEN_KINDS else 1, self._alone_share(group, now))
                 for group, lease in parts
@@ -110,19 +113,20 @@ class Limiter:
             if not await self._fill(short.group, takes, deadline):
                 return Charge.refused(takes, refusal(short, now, self._clock.now()), now)
 
-    def _plan(self, parts: list[Part], prompt_tokens: int, asked: int | None, now: float) -> tuple[int, int | None]:
-        """The tokens to reserve, and what the answer may have; `None` where no limit counts tokens."""
+    def _plan(
+        self, parts: list[Part], prompt_tokens: int, asked: int | None, answers: int, now: float
+    ) -> tuple[int, int | None]:
+        """The tokens to reserve, and what the answers may have; `None` where no limit counts tokens."""
         limits = [lease for _, lease in parts if lease.kind in TOKEN_KINDS]
         if not limits:
             return 0, None
-        answer = self._answer_tokens_default if asked is None else asked
+        answer = self._answer_tokens_default * answers if asked is None else asked
         for lease in limits:
             # What comes back by itself is worth waiting for; of a budget the rest is all there will be.
             most = lease.limit if asked is not None and lease.is_rate else lease.remaining(now)
             answer = min(answer, most - prompt_tokens)
-        answer = max(
-            answer, 0 if asked == 0 else 1
-        )  # what is short of it is refused, and the refusal says when to come
+        # What is short of it is refused, and the refusal says when to come.
+        answer = max(answer, 0 if asked == 0 else answers)
         return max(prompt_tokens, 0) + answer, answer
 
     async def _fill(self, group: Group, takes: list[Take], deadline: float) -> bool:
