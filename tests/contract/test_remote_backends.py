@@ -43,9 +43,10 @@ def part(text: str) -> bytes:
 
 
 FAILED = line(message={"role": "assistant"}, done=True, done_reason="error")
-LAST = line(
-    message={"role": "assistant", "content": ""}, done=True, done_reason="stop", eval_count=2, prompt_eval_count=9
-)
+ENDED = {"message": {"role": "assistant"}, "done": True, "done_reason": "stop"}
+LAST = line(**ENDED, eval_count=2, prompt_eval_count=9)
+DEEP = b"[" * 100_000
+SURROGATE = {"message": {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}}
 
 
 @asynccontextmanager
@@ -140,6 +141,19 @@ async def test_the_server_is_told_the_id_of_the_request() -> None:
         ("openai", reply(404, b'{"error": {"message": "no model"}}'), "not_found"),
         ("openai", reply(429, b"{}", "application/json", "Retry-After: 9"), "no_capacity"),
         ("openai", reply(307, b"", "text/plain", "Location: http://127.0.0.1:9/v1/chat/completions"), "upstream"),
+        ("openai", stream_head() + chunked(sse(finish="stop"), b'data: {"usage": {"completion_tokens": -5}}\n\n'), "upstream"),
+        ("openai", stream_head() + chunked(sse(finish="stop"), b'data: {"usage": {"prompt_tokens": 1%030d}}\n\n' % 0), "upstream"),
+        ("openai", stream_head() + chunked(b'data: {"x": ' + DEEP + b"\n\n"), "upstream"),
+        ("openai", reply(200, b"not packed", "text/event-stream", "Content-Encoding: gzip"), "upstream"),
+        ("openai", reply(500, b'{"error": ' + DEEP), "upstream"),
+        ("openai", reply(500, b"not packed", "application/json", "Content-Encoding: gzip"), "upstream"),
+        ("openai", reply(429, b"{}", "application/json", "Retry-After: \u00b2"), "no_capacity"),
+        ("openai", reply(429, b"{}", "application/json", "Retry-After: " + "9" * 307), "no_capacity"),
+        ("ollama", stream_head() + chunked(part("a"), b'{"message": ' + DEEP + b"\n"), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), b'{"eval_count": ' + b"9" * 5000 + b"}\n"), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), line(**{**ENDED, "eval_count": -5})), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), line(**{**ENDED, "eval_count": 10**30})), "upstream"),
+        ("ollama", stream_head() + chunked(part("a"), line(**SURROGATE)), "upstream"),
         ("ollama", reply(200, b'{"message": 1}', "application/x-ndjson"), "upstream"),
         ("ollama", reply(200, b"<html>It works!</html>", "text/html"), "upstream"),
         ("ollama", reply(200, b"[]\n"), "upstream"),
@@ -166,7 +180,7 @@ async def test_whatever_is_not_an_answer_is_never_taken_for_one(kind: str, answe
         assert all(delta.finish is None for delta in got.deltas)
         assert backend.models()[0].in_flight == 0
         if code == "no_capacity":
-            assert caught.value.retry_after_seconds
+            assert 0 < (caught.value.retry_after_seconds or 0) <= 3600
 
 
 @kinds
@@ -227,12 +241,13 @@ async def test_usage_is_counted_where_the_server_gives_none() -> None:
 
 async def test_a_server_that_lists_nonsense_is_named_and_offers_nothing() -> None:
     async with serving("openai", b"") as (backend, server):
-        server.models = b"<html>"
         assert backend.models()[0].context_tokens == 99
-        for one in backend.servers:
-            await one.refresh()
-        assert backend.models()[0].state == "failed"
-        assert "no list of models" in backend.models()[0].detail
+        for said in (b"<html>", b'{"data": ' + DEEP, b'{"data": [{"id": "m", "max_model_len": 1%030d}]}' % 0):
+            server.models = said
+            for one in backend.servers:
+                await one.refresh()
+            assert backend.models()[0].state == "failed"
+            assert "no list of models" in backend.models()[0].detail
 
 
 async def test_patterns_choose_the_models() -> None:

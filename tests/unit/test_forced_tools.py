@@ -212,3 +212,9 @@ def test_a_head_never_changes_its_mind(text: str) -> None:
         if decided is False:
             assert head is False
         decided = head
+
+
+@pytest.mark.parametrize("name", ["[1]", "{}", "1" * 5000, "[" * 100_000])
+def test_a_name_that_is_no_text_is_no_call(name: str) -> None:
+    """Mutation: have a decoder read it, and look for what it made among the names."""
+    assert call_head('{"name": ' + name + ', "arguments": {', frozenset({"f"})) is False

@@ -4,7 +4,7 @@ Source: https://platform.openai.com/docs/api-reference/chat-streaming, and what 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,6 +14,8 @@ from covey.errors import CallError
 
 DONE = b"[DONE]"
 CALLS_MAX = 256
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+"""Of tokens: what no server can have counted is no answer of one."""
 _FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "eos": "stop",
@@ -27,12 +29,12 @@ _FINISHES: dict[str, Finish] = {
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -81,14 +83,14 @@ class _Choice(msgspec.Struct):
 class _Timings(msgspec.Struct):
     """llama.cpp: `predicted_n` tokens so far; a character of several tokens arrives as one chunk."""
 
-    predicted_n: int = 0
+    predicted_n: Count = 0
 
 
 class _Progress(msgspec.Struct):
     """llama.cpp: of the prompt."""
 
-    total: int = 0
-    cache: int = 0
+    total: Count = 0
+    cache: Count = 0
 
 
 class _Chunk(msgspec.Struct):
@@ -106,8 +108,8 @@ class _EngineChunk(msgspec.Struct):
     stop: bool = False
     stop_type: str = ""
     stopping_word: str = ""
-    tokens_predicted: int = 0
-    tokens_evaluated: int = 0
+    tokens_predicted: Count = 0
+    tokens_evaluated: Count = 0
     completion_probabilities: list[_Probability] = []
     prompt_progress: _Progress | None = None
     error: Any = None
@@ -147,7 +149,7 @@ class AnswerReader:
             return None
         try:
             chunk = _chunks.decode(event)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _strange() from error
         if chunk.error is not None:
             raise refusal(500, event)
@@ -166,7 +168,7 @@ class AnswerReader:
         """
         try:
             chunk = _engine_chunks.decode(event)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _strange() from error
         if chunk.error is not None:
             raise refusal(500, event)

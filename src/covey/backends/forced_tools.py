@@ -242,10 +242,12 @@ def call_head(text: str, tools: frozenset[str]) -> tuple[str, str] | Literal[Fal
         if not rest.startswith(expected):
             return None if expected.startswith(rest) else False
         rest = rest[len(expected) :].lstrip()
+    if not rest.startswith('"'):  # a name is a text, and nothing else is worth a decoder's trouble
+        return False if rest else None
     try:
         name, end = json.JSONDecoder().raw_decode(rest)
     except json.JSONDecodeError:
-        return None if not rest or rest.startswith('"') else False
+        return None
     if name not in tools:
         return False
     rest = rest[end:].lstrip()

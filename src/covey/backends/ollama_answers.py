@@ -37,6 +37,9 @@ from covey.errors import CallError
 if TYPE_CHECKING:
     import ollama
 
+TOKENS_MAX = 2**31
+"""What one answer can have at most: beyond it a server is not believed."""
+
 
 class LogprobsMissingError(Exception):
     """They were asked for, and the first piece of the answer had none."""
@@ -170,7 +173,7 @@ class OllamaAnswers:
                 raise CallError("upstream", "Ollama sent another number of embeddings than there were texts.")
             vectors = tuple(shortened(packed(vector), request.dimensions) for vector in answer.embeddings)
             part = msgspec.structs.replace(request, inputs=some)
-            await emit(Embeddings(vectors, answer.prompt_eval_count or estimated_input_tokens(part)))
+            await emit(Embeddings(vectors, counted(answer.prompt_eval_count) or estimated_input_tokens(part)))
 
 
 class PartReader:
@@ -213,7 +216,10 @@ class PartReader:
 
     def _call(self, call: "ollama.Message.ToolCall") -> ToolCallDelta:
         index, self._calls = self._calls, self._calls + 1
-        arguments = msgspec.json.encode(dict(call.function.arguments)).decode()
+        try:
+            arguments = msgspec.json.encode(dict(call.function.arguments)).decode()
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise CallError("upstream", "Ollama sent a call whose arguments are no JSON.") from error
         return ToolCallDelta(index, f"{self._call_id}_{index}", call.function.name, arguments)
 
     def end(self, part: "ollama.ChatResponse | ollama.GenerateResponse") -> ChatDelta:
@@ -223,8 +229,22 @@ class PartReader:
             CallError: `upstream`: it ended with an error.
         """
         finish = finish_of(part.done_reason)
-        usage = Usage(part.prompt_eval_count or estimated_tokens(self._request), part.eval_count or self._tokens)
+        usage = Usage(
+            counted(part.prompt_eval_count) or estimated_tokens(self._request),
+            counted(part.eval_count) or self._tokens,
+        )
         return ChatDelta(finish="tool_calls" if self._calls and finish == "stop" else finish, usage=usage)
+
+
+def counted(tokens: int | None) -> int:
+    """What a server says it has counted; 0: nothing.
+
+    Raises:
+        CallError: `upstream`: nobody can have counted that.
+    """
+    if not 0 <= (tokens or 0) <= TOKENS_MAX:
+        raise CallError("upstream", "Ollama says that it counted an impossible number of tokens.")
+    return tokens or 0
 
 
 def messages(request: ChatRequest) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The official client of Ollama with its traps closed: timeouts, credentials, and six families of exceptions."""
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,7 +44,6 @@ class OllamaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def translated() -> Generator[None, None, None]:
     """Turn whatever the client raises into a `CallError`."""
     import ollama
-    import pydantic
 
     try:
         yield
@@ -55,8 +53,9 @@ def translated() -> Generator[None, None, None]:
         raise absent() from error
     except httpx.HTTPError as error:
         raise CallError("upstream", f"Ollama broke off its answer ({describe(error)}).") from error
-    except (json.JSONDecodeError, pydantic.ValidationError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        # The last two: the client takes JSON that is not an object for one.
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:
+        # Not JSON, JSON of another shape (pydantic's), or too deep; the last two: the client takes JSON that is not an
+        # object for one.
         raise CallError("upstream", "Ollama sent something that is not its protocol.") from error
 
 

@@ -4,6 +4,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import httpx
 import msgspec
@@ -29,13 +30,14 @@ MODELS_MAX = 2_000
 LIST_SECONDS = 10.0
 """The longest that a server may take to say which models it has."""
 CHAT_CAPABILITIES: tuple[Capability, ...] = ("chat", "completion", "json", "logprobs", "tools", "vision")
+_STRANGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 TOKENS_EACH_AFAR = 8_192
 """A distant server is fast, and the way to it long."""
 
 
 class _Model(msgspec.Struct):
     id: str
-    max_model_len: int | None = None  # vLLM
+    max_model_len: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None  # vLLM
 
 
 class _Models(msgspec.Struct):
@@ -109,7 +111,7 @@ class Server:
         except trio.TooSlowError:
             self._note(f"{self.upstream.name} does not answer when it is asked for its models")
             return
-        except (SilentUpstreamError, RefusedError, CallError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (SilentUpstreamError, RefusedError, CallError, *_STRANGE) as error:
             self._note(f"{self.upstream.name} does not list its models ({said(error)})")
             return
         self._note("")
@@ -195,4 +197,4 @@ def said(error: Exception) -> str:
     """A failure in a few words."""
     if isinstance(error, RefusedError):
         return "it refuses our key" if error.status in {401, 403} else f"status {error.status}"
-    return "no list of models" if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError)) else str(error)
+    return "no list of models" if isinstance(error, _STRANGE) else str(error)

@@ -8,6 +8,8 @@ import msgspec
 from covey.errors import CallError
 from covey.telemetry.logs import redact
 
+RETRY_SECONDS_MAX = 3_600
+_SECONDS = re.compile("[0-9]{1,9}")
 _TOO_LONG = re.compile("maximum context length|is too large to process")
 
 
@@ -15,7 +17,7 @@ def refusal(status: int, body: bytes, retry_after: str = "") -> CallError:
     """What a server's error means for our caller."""
     message, kind, known = _error_of(body)
     said = f": {message}" if message else ""
-    wait = float(retry_after) if retry_after.isdigit() else None
+    wait = float(min(int(retry_after), RETRY_SECONDS_MAX)) if _SECONDS.fullmatch(retry_after) else None
     if kind in {"exceed_context_size_error", "context_length_exceeded"} or _TOO_LONG.search(message):
         return context_exceeded(known.get("n_ctx", 0), known.get("n_prompt_tokens", 0), message)
     if kind == "not_supported_error":
@@ -55,7 +57,7 @@ def _error_of(body: bytes) -> tuple[str, str, dict[str, int]]:
         if isinstance(inner, str):
             return _clean(inner), "", {}
         fields = msgspec.convert(inner, dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "", "", {}
     numbers = {name: value for name, value in fields.items() if type(value) is int}
     code = fields.get("code")

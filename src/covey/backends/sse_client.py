@@ -59,7 +59,7 @@ class EventReader:
             CallError: `upstream` where one event exceeds `EVENT_BYTES_MAX`.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) + sum(map(len, self._data)) > EVENT_BYTES_MAX:
+        if len(self._rest) + sum(map(len, self._data)) + len(self._data) > EVENT_BYTES_MAX:
             raise CallError("upstream", "The model server sent an event of unreasonable size.")
         events: list[bytes] = []
         for raw in lines:
@@ -121,7 +121,7 @@ async def _response(
             yield response
     except (httpx.ReadTimeout, httpx.PoolTimeout, httpx.WriteTimeout) as error:
         raise CallError("upstream", "The model server did not answer in time.", reason="silent") from error
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.DecodingError) as error:
         if not arrived:
             raise SilentUpstreamError(describe(error)) from error
         raise CallError("upstream", f"The model server broke off its answer ({describe(error)}).") from error

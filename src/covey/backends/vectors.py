@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Annotated
 
 import msgspec
 
@@ -22,7 +23,7 @@ TOKENS_EACH = 512
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: Annotated[int, msgspec.Meta(le=2**31)] = 0
 
 
 class _Item(msgspec.Struct):
@@ -90,7 +91,7 @@ def read_embeddings(content: bytes, count: int) -> Embeddings:
     """
     try:
         answer = _answers.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _strange() from error
     items = sorted(answer.data, key=lambda item: item.index)
     if [item.index for item in items] != list(range(count)):
