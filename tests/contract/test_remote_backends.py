@@ -31,6 +31,10 @@ def sse(text: str | None = None, finish: str | None = None) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
 
 
+def used(tokens: str) -> bytes:
+    return b'data: {"usage": {"completion_tokens": ' + tokens.encode() + b"}}\n\n"
+
+
 DONE = b"data: [DONE]\n\n"
 
 
@@ -46,7 +50,9 @@ FAILED = line(message={"role": "assistant"}, done=True, done_reason="error")
 ENDED = {"message": {"role": "assistant"}, "done": True, "done_reason": "stop"}
 LAST = line(**ENDED, eval_count=2, prompt_eval_count=9)
 DEEP = b"[" * 100_000
-SURROGATE = {"message": {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}}
+SURROGATE = {
+    "message": {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}
+}
 
 
 @asynccontextmanager
@@ -141,8 +147,8 @@ async def test_the_server_is_told_the_id_of_the_request() -> None:
         ("openai", reply(404, b'{"error": {"message": "no model"}}'), "not_found"),
         ("openai", reply(429, b"{}", "application/json", "Retry-After: 9"), "no_capacity"),
         ("openai", reply(307, b"", "text/plain", "Location: http://127.0.0.1:9/v1/chat/completions"), "upstream"),
-        ("openai", stream_head() + chunked(sse(finish="stop"), b'data: {"usage": {"completion_tokens": -5}}\n\n'), "upstream"),
-        ("openai", stream_head() + chunked(sse(finish="stop"), b'data: {"usage": {"prompt_tokens": 1%030d}}\n\n' % 0), "upstream"),
+        ("openai", stream_head() + chunked(sse(finish="stop"), used("-5")), "upstream"),
+        ("openai", stream_head() + chunked(sse(finish="stop"), used("1" + "0" * 30)), "upstream"),
         ("openai", stream_head() + chunked(b'data: {"x": ' + DEEP + b"\n\n"), "upstream"),
         ("openai", reply(200, b"not packed", "text/event-stream", "Content-Encoding: gzip"), "upstream"),
         ("openai", reply(500, b'{"error": ' + DEEP), "upstream"),

@@ -68,9 +68,9 @@ def test_an_endless_event_is_refused() -> None:
 
 def test_an_event_of_endless_empty_lines_is_refused() -> None:
     reader = EventReader()
+    reader.receive(b"data:\n" * EVENT_BYTES_MAX)
     with pytest.raises(CallError, match="unreasonable"):
-        for _ in range(EVENT_BYTES_MAX // 10_000 + 2):
-            reader.receive(b"data:\n" * 10_000)
+        reader.receive(b"data:\n")
 
 
 # Requests
