@@ -122,7 +122,9 @@ def refusal(short: Take, now: float, unix_now: float) -> CallError:
             f"The {whose}'s budget of {lease.limit} tokens a {lease.kind} is spent. The next {lease.kind} begins at"
             " midnight UTC; an administrator can raise it."
         )
-    return CallError("rate_limited", message, reason=reason, retry_after_seconds=wait_seconds)
+    # One that never fits is not to be sent again.
+    never = lease.kind == "tokens" and short.amount > lease.limit
+    return CallError("rate_limited", message, reason=reason, retry_after_seconds=None if never else wait_seconds)
 
 
 def period_ends_in(kind: LimitKind, unix_now: float) -> float:
