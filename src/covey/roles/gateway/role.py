@@ -18,6 +18,7 @@ from covey.contracts.gateway import Completion as CompletionRequest
 from covey.contracts.inference import ChatDelta
 from covey.contracts.method import Nothing
 from covey.dialects.operations import OPERATIONS
+from covey.errors import CallError
 from covey.roles.base import Parts, Role
 from covey.roles.gateway.admission import OPERATOR, Admission, asked_key, check_route
 from covey.roles.gateway.books import Asked, Books
@@ -88,7 +89,10 @@ class Gateway:
         key = asked_key(request.actor.key) if request.actor.key else None
         with self._requests.watch(key) as live:
             identity = await self._identify(caller, request.actor)
-            check_route(identity, "/v1/chat/completions")
+            check_route(identity, "/v1/chat/completions" if request.chat.prompt is None else "/v1/completions")
+            if request.chat.max_tokens is not None and request.chat.max_tokens < 0:
+                # To an engine that would be no limit at all, whatever was reserved.
+                raise CallError("invalid", "max_tokens is a number of tokens, or none.", param="max_tokens")
             live.belongs_to(identity.owner)
             asked = Asked(identity, COMPLETE.name, live, trio.current_time())
             async with self._completions.open(asked, (request.chat,), {}, model=request.chat.model) as answers:
