@@ -15,6 +15,11 @@ from covey.transport.base import PeerId
 CHOICES_AT_ONCE = 8
 """How many answers to one request are under way at once; more wait."""
 
+ANSWER_SIZE_MAX = 4 * 1024 * 1024
+"""Characters of one answer, beyond what any model has to say: a server that never ends costs no more memory."""
+LOGPROBS_SIZE = 64
+"""What the probabilities of one token count as."""
+
 Batch = list[tuple[int, list[ChatDelta]]]
 """Deltas by choice."""
 
@@ -33,16 +38,26 @@ class Choice:
         self.way = way
         self.gathered = Gathered()
         self._prompt_tokens = prompt_tokens
+        self._size = 0
+        self._refused = False
 
     async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
         """The next deltas, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
 
         Raises:
-            CallError: the back end's; `upstream` where it ended without saying how.
+            CallError: the back end's; `upstream` where it ended without saying how, or does not end.
         """
-        deltas = await self.way.batch(until)
+        try:
+            deltas = await self.way.batch(until)
+        except CallError as error:
+            # Nothing was delivered: neither is the prompt billed. Where patience ended, somebody worked on it.
+            self._refused = not self.gathered.tokens and error.code != "deadline"
+            raise
         if deltas:
             self.gathered.add(deltas)
+            self._size += sum([_size(delta) for delta in deltas])
+            if self._size > ANSWER_SIZE_MAX:
+                raise CallError("upstream", f"The model {self.chat.model!r} does not end its answer.")
         elif deltas is not None and self.gathered.finish is None:
             raise CallError("upstream", f"The model {self.chat.model!r} broke off in the middle of its answer.")
         return deltas
@@ -52,7 +67,8 @@ class Choice:
         """What the engine counted; where it was cut short, what was delivered, and a guess at the prompt."""
         if self.gathered.usage is not None:
             return self.gathered.usage
-        return Usage(self._prompt_tokens if self.way.node is not None else 0, self.gathered.tokens)
+        is_asked = self.way.node is not None and not self._refused
+        return Usage(self._prompt_tokens if is_asked else 0, self.gathered.tokens)
 
 
 class Answers:
@@ -161,6 +177,7 @@ async def _deliver(
     turns: trio.Semaphore,
 ) -> None:
     async with give, turns:
+        choice.way.begin()
         try:
             while deltas := await choice.batch():
                 await give.send((index, deltas))
@@ -168,6 +185,15 @@ async def _deliver(
             await give.send((index, error))
         finally:
             await choice.way.leave()
+
+
+def _size(delta: ChatDelta) -> int:
+    size = len(delta.text) + len(delta.reasoning) + 1
+    if delta.logprobs:
+        size += LOGPROBS_SIZE * sum([1 + len(one.top) for one in delta.logprobs])
+    if delta.tool_calls:
+        size += sum([len(call.name) + len(call.arguments) + LOGPROBS_SIZE for call in delta.tool_calls])
+    return size
 
 
 def prompt_key(chat: ChatRequest) -> tuple[int, int]:

@@ -81,8 +81,11 @@ class Completions:
     async def _choices(
         self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str], written: str
     ) -> list[Choice]:
-        estimates = [estimated_tokens(chat) for chat in chats]
-        once = {prompt_key(chat): tokens for chat, tokens in zip(chats, estimates, strict=True)}
+        once: dict[tuple[int, int], int] = {}
+        for chat in chats:  # a long prompt is counted once, however many answers it is to have
+            if (key := prompt_key(chat)) not in once:
+                once[key] = estimated_tokens(chat)
+        estimates = [once[prompt_key(chat)] for chat in chats]
         caps = [chat.max_tokens for chat in chats if chat.max_tokens is not None]
         share = await self._admit(
             asked, sum(once.values()), sum(caps) if len(caps) == len(chats) else None, answers=len(chats)

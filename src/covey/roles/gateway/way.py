@@ -73,6 +73,10 @@ class Way(Generic[Request, Reply]):
         self.node: PeerId | None = None
         """Who worked on it last."""
 
+    def begin(self) -> None:
+        """From now on it waits for its first token: until now it waited for its turn here."""
+        self._silent_at = trio.current_time() + self._patience.first_seconds
+
     async def batch(self, until: float = math.inf) -> list[Reply] | None:
         """The next replies, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
 
