@@ -68,7 +68,7 @@ def test_an_endless_event_is_refused() -> None:
 
 def test_an_event_of_endless_empty_lines_is_refused() -> None:
     reader = EventReader()
-    reader.receive(b"data:\n" * EVENT_BYTES_MAX)
+    reader.receive(b"data:\n" * (EVENT_BYTES_MAX + 1))
     with pytest.raises(CallError, match="unreasonable"):
         reader.receive(b"data:\n")
 
