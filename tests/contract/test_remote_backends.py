@@ -13,9 +13,10 @@ from faulty_server import Scripted, chunked, reply, scripted, stream_head
 
 from covey.backends.base import Backend, BackendParts
 from covey.backends.ollama import OllamaConfig, open_ollama
+from covey.backends.ollama_answers import OllamaAnswers
 from covey.backends.openai import OpenAiConfig, open_openai
 from covey.backends.openai_upstream import Upstream, open_server_client
-from covey.contracts.inference import ChatRequest, Message, Usage
+from covey.contracts.inference import ChatRequest, Message, ToolCall, Usage
 from covey.errors import CallError
 from covey.telemetry.logs import set_request_id
 from covey.telemetry.metrics import Metrics
@@ -102,6 +103,17 @@ GOOD = {
     "ollama": stream_head("application/x-ndjson") + chunked(part("a"), part("b"), LAST),
 }
 kinds = pytest.mark.parametrize("kind", ["openai", "ollama"])
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "x", '{"a":' + "[" * 100_000])
+async def test_arguments_of_an_earlier_call_that_ollama_cannot_be_told(arguments: str) -> None:
+    async with serving("ollama", GOOD["ollama"]) as (backend, _):
+        past = (Message("user", "x"), Message("assistant", "", tool_calls=(ToolCall("1", "f", arguments),)))
+        with pytest.raises(CallError, match="no JSON object") as caught:
+            await OllamaAnswers(backend._found(), OllamaConfig(), tools=True).generate(  # type: ignore[attr-defined]
+                ChatRequest("m", past), Answer().take
+            )
+        assert caught.value.code == "invalid"
 
 
 @kinds

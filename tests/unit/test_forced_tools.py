@@ -214,6 +214,14 @@ def test_a_head_never_changes_its_mind(text: str) -> None:
         decided = head
 
 
+def test_a_call_that_never_begins_is_given_up() -> None:
+    """Mutation: wait for the head of a required call for as long as the answer lasts."""
+    finder = CallFinder(frozenset({"f"}), "id", required=True)
+    assert finder.receive(ChatDelta('{"name": "', tokens=1)) is None
+    with pytest.raises(CallError, match="did not call a tool"):
+        finder.receive(ChatDelta("x" * HEAD_CHARACTERS_MAX, tokens=1))
+
+
 @pytest.mark.parametrize("name", ["[1]", "{}", "1" * 5000, "[" * 100_000])
 def test_a_name_that_is_no_text_is_no_call(name: str) -> None:
     """Mutation: have a decoder read it, and look for what it made among the names."""

@@ -176,7 +176,7 @@ class CallFinder:
         self._held_tokens += delta.tokens
         self._held_logprobs += delta.logprobs
         head = call_head(self._held, self._tools)
-        if head is None and (self._required or len(self._held) < HEAD_CHARACTERS_MAX):
+        if head is None and len(self._held) < HEAD_CHARACTERS_MAX:
             return None
         whole = msgspec.structs.replace(delta, tokens=self._held_tokens, logprobs=self._held_logprobs)
         if not head:

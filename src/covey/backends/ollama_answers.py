@@ -269,7 +269,7 @@ def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text or "{}", type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise CallError("invalid", "An earlier tool call's arguments are no JSON object.", param="messages") from error
 
 
