@@ -78,21 +78,16 @@ class Way(Generic[Request, Reply]):
         self._silent_at = trio.current_time() + self._patience.first_seconds
 
     async def batch(self, until: float = math.inf) -> list[Reply] | None:
-        """The next replies, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock.
+        """The next replies, all that wait; [] at the end; `None` where none has come `until` then, on trio's clock, or
+        where a node was reached no sooner.
 
         Raises:
             CallError: the last node's, where no other is left to try; `deadline` where patience is at its end.
         """
         while True:
             if self._replies is None:
-                if until == math.inf:  # to ask a node is bounded by itself; a scope costs as much as all of this
-                    await self._reach()
-                    continue
-                with trio.CancelScope(deadline=min(until, self._silent_at)) as waiting:
-                    await self._reach()
-                if waiting.cancelled_caught:
-                    self._check_patience(until)
-                    return None
+                # Bounded by itself, and not by `until`: a long request that is cut off on its way would begin anew.
+                await self._reach()
                 continue
             try:
                 replies = await self._replies.batch(min(until, self._silent_at))

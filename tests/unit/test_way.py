@@ -1,0 +1,61 @@
+"""One request on its way to a node that takes long to reach."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import trio
+from trio.testing import MockClock
+
+from covey.bus.bus import BusHandle
+from covey.bus.replies import Replies
+from covey.contracts.inference import CHAT, ChatDelta, ChatRequest
+from covey.contracts.method import Streaming
+from covey.roles.gateway.patience import Patience
+from covey.roles.gateway.placement import Fleet, Wanted
+from covey.roles.gateway.stats import Tally
+from covey.roles.gateway.way import Way
+from covey.transport.base import PeerId
+
+FAR = PeerId("far")
+
+
+class OneNode:
+    """A fleet of one, and the bus to it: a long request takes a while to get there."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.opened = 0
+
+    async def place(self, wanted: Wanted, tried: Any = ()) -> PeerId | None:
+        return None if FAR in tried else FAR
+
+    def started(self, peer: PeerId, model: str) -> None: ...
+
+    def ended(self, peer: PeerId, model: str) -> None: ...
+
+    @asynccontextmanager
+    async def stream(
+        self, method: Streaming[ChatRequest, ChatDelta], request: ChatRequest, **_: Any
+    ) -> AsyncGenerator[Replies[ChatDelta], None]:
+        self.opened += 1
+        await trio.sleep(self._seconds)
+        replies = Replies(method)
+        replies.put(ChatDelta("there", tokens=1))
+        replies.end()
+        yield replies
+
+
+async def test_a_long_request_gets_there_however_often_a_ping_is_due(autojump_clock: MockClock) -> None:
+    """Mutation: stop sending it when a ping is due. The node counts as tried then, and there is no other."""
+    node = OneNode(25.0)
+    way = Way(
+        cast("BusHandle", node), cast("Fleet", node), Tally(), CHAT, ChatRequest("m", ()), Wanted("m"),
+        Patience(600.0, 360.0, 90.0), first=FAR,
+    )  # fmt: skip
+    texts: list[str] = []
+    while (deltas := await way.batch(trio.current_time() + 10.0)) != []:
+        texts += [delta.text for delta in deltas or ()]
+    await way.leave()
+    assert texts == ["there"]
+    assert node.opened == 1
