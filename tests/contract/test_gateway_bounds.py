@@ -9,11 +9,12 @@ from gateway_harness import Gateway, LimitOwner, chat_body, gateway, pause
 from http_harness import eventually
 from msgspec.structs import replace
 
+from covey.backends.echo import EchoBackend
 from covey.bus.caller import Caller
 from covey.bus.replies import Emit
 from covey.contracts.auth import Actor
 from covey.contracts.gateway import COMPLETE, Completion
-from covey.contracts.inference import ChatDelta, ChatRequest, Message, Prompt
+from covey.contracts.inference import ChatDelta, ChatRequest, Embeddings, EmbedRequest, Message, Prompt, Usage
 from covey.contracts.limits import LeaseLimits, LimitsLeased
 from covey.errors import CallError
 
@@ -126,3 +127,40 @@ async def test_over_the_bus_a_raw_prompt_has_its_own_route() -> None:
         assert await complete(node, key, ChatRequest("echo", (Message("user", "one"),)))
         with pytest.raises(CallError, match="/v1/completions"):
             await complete(node, key, ChatRequest("echo", (), prompt=Prompt("one")))
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        (ChatDelta("x", tokens=1), ChatDelta(finish="stop", usage=Usage(-5, 1))),
+        (ChatDelta("x", tokens=1), ChatDelta(finish="stop", usage=Usage(5, 2**60))),
+        (ChatDelta("x", tokens=-7), ChatDelta(finish="stop", usage=Usage(5, 1))),
+        (ChatDelta("x", tokens=2**60),),
+    ],
+)
+async def test_a_node_that_counts_the_impossible_is_not_believed(deltas: tuple[ChatDelta, ...]) -> None:
+    """Mutation: put whatever it says in the books. What is below nothing breaks them, and an owner of limits refuses
+    every report with the rest.
+    """
+
+    async def miscount(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        for delta in deltas:
+            await emit(delta)
+
+    async with gateway() as node:
+        node.inference.script = miscount
+        node.key = node.auth.key(tokens_per_minute=1000, tokens_per_day=1000)
+        answer = await node.ask(CHAT_PATH, chat_body(model="scripted", max_tokens=9))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "upstream_failed")
+        assert node.sample("covey_generation_tokens_total", model="scripted") < 2
+        assert (await node.ask(CHAT_PATH, chat_body(max_tokens=9))).status == 200
+
+
+async def test_a_node_that_counts_impossible_inputs_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def miscount(self: EchoBackend, request: EmbedRequest, emit: Emit[Embeddings]) -> None:
+        await emit(Embeddings((bytes(4),), -5))
+
+    monkeypatch.setattr(EchoBackend, "embed", miscount)
+    async with gateway() as node:
+        answer = await node.ask("/v1/embeddings", {"model": "echo", "input": "x"})
+        assert answer.status == 502

@@ -266,6 +266,10 @@ async def test_a_server_that_lists_nonsense_is_named_and_offers_nothing() -> Non
                 await one.refresh()
             assert backend.models()[0].state == "failed"
             assert "no list of models" in backend.models()[0].detail
+        # A name of a megabyte, with all the others, would not fit in what the node answers to gateways.
+        server.models = b'{"data": [{"id": "%s"}, {"id": ""}, {"id": "ok"}]}' % (b"x" * 1_000_000)
+        await backend.servers[0].refresh()
+        assert [one.name for one in backend.models()] == ["ok"]
 
 
 async def test_patterns_choose_the_models() -> None:

@@ -13,7 +13,7 @@ import trio
 
 from covey.backends.completion_requests import decoded_schema
 from covey.backends.forced_tools import CallFinder, plain_request
-from covey.backends.ollama_client import OllamaConfig, translated
+from covey.backends.ollama_client import OllamaConfig, counted, translated
 from covey.backends.sse_client import exhausting
 from covey.backends.vectors import TOKENS_EACH, packed, portions, shortened
 from covey.bus.replies import Emit
@@ -36,9 +36,6 @@ from covey.errors import CallError
 
 if TYPE_CHECKING:
     import ollama
-
-TOKENS_MAX = 2**31
-"""What one answer can have at most: beyond it a server is not believed."""
 
 
 class LogprobsMissingError(Exception):
@@ -234,17 +231,6 @@ class PartReader:
             counted(part.eval_count) or self._tokens,
         )
         return ChatDelta(finish="tool_calls" if self._calls and finish == "stop" else finish, usage=usage)
-
-
-def counted(tokens: int | None) -> int:
-    """What a server says it has counted; 0: nothing.
-
-    Raises:
-        CallError: `upstream`: nobody can have counted that.
-    """
-    if not 0 <= (tokens or 0) <= TOKENS_MAX:
-        raise CallError("upstream", "Ollama says that it counted an impossible number of tokens.")
-    return tokens or 0
 
 
 def messages(request: ChatRequest) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import ollama
 
 OLLAMA_PORT = 11434
+TOKENS_MAX = 2**31
+"""What one answer can have at most: beyond it a server is not believed."""
 
 
 class OllamaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,17 @@ def translated() -> Generator[None, None, None]:
         # Not JSON, JSON of another shape (pydantic's), or too deep; the last two: the client takes JSON that is not an
         # object for one.
         raise CallError("upstream", "Ollama sent something that is not its protocol.") from error
+
+
+def counted(tokens: int | None) -> int:
+    """What a server says it has counted; 0: nothing.
+
+    Raises:
+        CallError: `upstream`: nobody can have counted that.
+    """
+    if not 0 <= (tokens or 0) <= TOKENS_MAX:
+        raise CallError("upstream", "Ollama says that it counted an impossible number of tokens.")
+    return tokens or 0
 
 
 def absent() -> CallError:

@@ -27,6 +27,8 @@ from covey.errors import CallError
 log = logging.getLogger(__name__)
 
 MODELS_MAX = 2_000
+NAME_CHARS_MAX = 200
+"""No request may name a longer one."""
 LIST_SECONDS = 10.0
 """The longest that a server may take to say which models it has."""
 CHAT_CAPABILITIES: tuple[Capability, ...] = ("chat", "completion", "json", "logprobs", "tools", "vision")
@@ -119,7 +121,8 @@ class Server:
         self._models = {
             model.id: _Listed(model.max_model_len or 0, embeds(model.id))
             for model in listed[:MODELS_MAX]
-            if not wanted or any(fnmatchcase(model.id, pattern) for pattern in wanted)
+            if 0 < len(model.id) <= NAME_CHARS_MAX
+            and (not wanted or any(fnmatchcase(model.id, pattern) for pattern in wanted))
         }
 
     def _note(self, trouble: str) -> None:

@@ -17,6 +17,8 @@ CHOICES_AT_ONCE = 8
 
 ANSWER_SIZE_MAX = 4 * 1024 * 1024
 """Characters of one answer, beyond what any model has to say: a server that never ends costs no more memory."""
+TOKENS_MAX = 2**31
+"""Of one answer, and of its prompt."""
 LOGPROBS_SIZE = 64
 """What the probabilities of one token count as."""
 
@@ -58,9 +60,20 @@ class Choice:
             self._size += sum([_size(delta) for delta in deltas])
             if self._size > ANSWER_SIZE_MAX:
                 raise CallError("upstream", f"The model {self.chat.model!r} does not end its answer.")
+            self._check_counts()
         elif deltas is not None and self.gathered.finish is None:
             raise CallError("upstream", f"The model {self.chat.model!r} broke off in the middle of its answer.")
         return deltas
+
+    def _check_counts(self) -> None:
+        """Believe no node what nobody can have counted: the books and the owners of limits would choke on it."""
+        gathered = self.gathered
+        counts = [gathered.tokens]
+        if gathered.usage is not None:
+            counts += [gathered.usage.prompt_tokens, gathered.usage.completion_tokens, gathered.usage.cached_tokens]
+        if min(counts) < 0 or max(counts) > TOKENS_MAX:
+            gathered.usage, gathered.tokens = None, 0
+            raise miscounted(self.chat.model)
 
     @property
     def billed(self) -> Usage:
@@ -185,6 +198,11 @@ async def _deliver(
             await give.send((index, error))
         finally:
             await choice.way.leave()
+
+
+def miscounted(model: str) -> CallError:
+    """The error of a node that says it has counted the impossible."""
+    return CallError("upstream", f"The node that runs {model!r} counted an impossible number of tokens.")
 
 
 def _size(delta: ChatDelta) -> int:

@@ -13,7 +13,7 @@ from covey.contracts.inference import CHAT, EMBED, Capability, ChatRequest, Embe
 from covey.dialects.counting import estimated_input_tokens, estimated_tokens
 from covey.errors import CallError
 from covey.roles.gateway.admission import check_model
-from covey.roles.gateway.answers import Answers, Choice, prompt_key
+from covey.roles.gateway.answers import TOKENS_MAX, Answers, Choice, miscounted, prompt_key
 from covey.roles.gateway.books import Asked, Books
 from covey.roles.gateway.limiting import Limiter
 from covey.roles.gateway.needs import OPENAI_FIELDS, needs
@@ -139,6 +139,8 @@ class Completions:
                     if not batch:
                         break
                     for part in batch:
+                        if not 0 <= part.prompt_tokens <= TOKENS_MAX:
+                            raise miscounted(model)
                         vectors.extend(part.vectors)
                         tokens += part.prompt_tokens
             finally:
