@@ -164,3 +164,14 @@ async def test_a_node_that_counts_impossible_inputs_is_not_believed(monkeypatch:
     async with gateway() as node:
         answer = await node.ask("/v1/embeddings", {"model": "echo", "input": "x"})
         assert answer.status == 502
+
+
+@pytest.mark.parametrize("limits", [{"tokens_per_minute": 1000}, {"tokens_per_day": 1000}])
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": 900}])
+async def test_what_an_answer_did_not_use_is_there_for_the_next(limits: dict[str, int], fields: dict[str, int]) -> None:
+    """Mutation: ask the owner for all that a request takes, beside what is already held."""
+    async with gateway() as node:
+        node.key = node.auth.key(**limits)
+        for _ in range(5):
+            answer = await node.ask(CHAT_PATH, chat_body(**fields))
+            assert answer.status == 200, answer.body

@@ -84,14 +84,15 @@ def test_an_owner_that_lends_too_much_is_not_believed() -> None:
 
 def test_what_the_owner_did_not_have_is_not_asked_for_again_at_once() -> None:
     lease = lent()
-    lease.hear(LimitGrant(retry_after_seconds=5.0), 7, 0.0, 0.0)
-    assert lease.is_blocked(7, 0.1)
-    assert not lease.is_blocked(6, 0.1)
-    assert not lease.is_blocked(7, 0.3)
-    assert lease.retry_seconds(7, 1.0, None) == 4.0
+    assert (lease.lacks(17, 0.0), lease.lacks(7, 0.0), lease.lacks(7, 60.0)) == (7, 0, 7)
+    lease.hear(LimitGrant(retry_after_seconds=5.0), 7, 0.0, 0.0)  # beside the ten that it has
+    assert lease.is_blocked(17, 0.1)
+    assert not lease.is_blocked(16, 0.1)
+    assert not lease.is_blocked(17, 0.3)
+    assert lease.retry_seconds(17, 1.0, None) == 4.0
     tokens = lent("tokens", 600, 100)
     tokens.take(50, 0.0, alone_share=None)
-    tokens.hear(LimitGrant(retry_after_seconds=5.0), 500, 0.0, 0.0)
+    tokens.hear(LimitGrant(retry_after_seconds=5.0), 450, 0.0, 0.0)
     assert tokens.is_blocked(500, 0.1)
     tokens.settle(50, 10, 0.1)  # which gives something back
     assert not tokens.is_blocked(500, 0.1)

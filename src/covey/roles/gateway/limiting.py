@@ -148,7 +148,7 @@ class Limiter:
         owner = group.owner(self._bus.serving(LEASE_LIMITS))
         if owner is None:
             return False
-        heard = await self._ask(owner, [group], {id(one.lease): one.amount for one in ours})
+        heard = await self._ask(owner, [group], {id(one.lease): one.lease.lacks(one.amount, now) for one in ours})
         # An owner in this very process that refuses does so at once, as often as it is asked.
         return heard or owner != self._bus.me
 

@@ -147,6 +147,10 @@ class Lease:
             return self.kind in BUDGETS and amount <= self.alone_left
         return self.limit * share >= amount and self.alone.left(self.limit * share, now) >= amount - EPSILON
 
+    def lacks(self, amount: int, now: float) -> int:
+        """What the owner has to lend for that much, beside what is lent already."""
+        return max(amount - (self.idle if now < self.until else 0), 0)
+
     def take(self, amount: int, now: float, *, alone_share: float | None) -> None:
         """Take what fits."""
         self.taken_at = now
@@ -210,7 +214,7 @@ class Lease:
             self.base = max(grant.base, 0)
         if 0 <= grant.granted < needed:
             wait_seconds = max(grant.retry_after_seconds, BLOCK_SECONDS_MIN)
-            self.retry_at, self.blocked_amount = now + wait_seconds, needed
+            self.retry_at, self.blocked_amount = now + wait_seconds, needed + self.idle
             self.blocked_until = now + min(wait_seconds, BLOCK_SECONDS_MAX)
 
     def cut_off(self, share: float, now: float) -> None:
