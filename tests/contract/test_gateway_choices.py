@@ -108,6 +108,20 @@ async def test_the_client_leaves_and_every_choice_stops() -> None:
         await eventually(lambda: node.sample("covey_requests_total", **labels) == 1)
 
 
+async def test_a_choice_that_waits_for_its_turn_has_as_much_patience_as_the_first() -> None:
+    """Mutation: count the first token's time from the request."""
+
+    async def slow(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        await emit(ChatDelta("x", tokens=1))
+        await trio.sleep(0.6)
+        await emit(ChatDelta(finish="stop", usage=Usage(1, 1)))
+
+    async with gateway(timeouts=(Timeouts(("scripted",), first_token_seconds=1.0),)) as node:
+        node.inference.script = slow
+        answer = await node.ask(CHAT_PATH, chat_body(model="scripted", n=3 * CHOICES_AT_ONCE))
+        assert answer.status == 200, answer.body
+
+
 # What a model cannot do
 
 
