@@ -173,5 +173,5 @@ async def test_what_an_answer_did_not_use_is_there_for_the_next(limits: dict[str
     async with gateway() as node:
         node.key = node.auth.key(**limits)
         for _ in range(5):
-            answer = await node.ask(CHAT_PATH, chat_body(**fields))
+            answer = await node.ask(CHAT_PATH, {**chat_body(), **fields})
             assert answer.status == 200, answer.body
