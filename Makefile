@@ -8,10 +8,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help run test soak sim check fix clients bench wheel lock browser clean
+.PHONY: help run test soak sim check fix clients bench bench-peers wheel lock browser clean
 
 help: ## list these
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: .venv/.run ## install what is needed, and start every role on this machine
 	@exec $(BIN)/covey up $(ARGS)
@@ -46,6 +46,16 @@ clients: .venv/.dev ## every client that people have, against a real model; docs
 bench: .venv/.dev ## every figure beside its baseline
 	$(BIN)/python -m bench $(ARGS)
 
+# LiteLLM never comes near .venv: it has an environment of its own, with the same Python. Without it the rest is measured.
+bench-peers: .venv/.dev ## the same load at Covey and at LiteLLM's proxy, side by side (docs/peers.md)
+	@test build/peers/.installed -nt requirements/peers.lock || { mkdir -p build && rm -rf build/peers && \
+	  echo "Installing litellm[proxy] into build/peers (a minute or two, 800 MB) ..." && \
+	  { $(BIN)/python -m venv build/peers && \
+	    build/peers/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+	      -r requirements/peers.lock && touch build/peers/.installed; } >build/peers.log 2>&1 || \
+	  { rm -rf build/peers; echo "litellm[proxy] does not install here: build/peers.log says why."; }; }
+	$(BIN)/python -m bench.peers $(ARGS)
+
 wheel: .venv/.dev ## build dist/*.whl
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
@@ -53,6 +63,7 @@ wheel: .venv/.dev ## build dist/*.whl
 lock: ## resolve the dependencies anew into requirements/*.lock (needs uv)
 	uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 --group install pyproject.toml -o requirements/run.lock
 	uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements/dev.lock
+	uv pip compile -q --universal --no-strip-extras --generate-hashes --python-version 3.11 requirements/peers.in -o requirements/peers.lock
 
 clean: ## remove the environment and what was built
 	rm -rf .venv dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
