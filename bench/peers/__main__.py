@@ -9,16 +9,11 @@ upstream alone.
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from bench.peers.machine import busy, facts, litellm_version, write_between
-from bench.peers.measuring import TOKEN_SECONDS, UNITS, measure
-from bench.peers.rows import markdown, rows
-from bench.peers.subjects import Covey, LiteLLM, Subject, Upstream
-from bench.processes import place
-
-ENVIRONMENT = Path("build/peers")
+from bench.peers.comparing import ENVIRONMENT, LITELLM, SUBJECT, compare
+from bench.peers.machine import write_between
+from bench.peers.rows import markdown
 
 
 def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,39 +31,11 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def compare(litellm: Path, seconds: float, rounds: int) -> list[str]:
-    """The lines of the report. Whatever was started has ended."""
-    version = litellm_version(litellm)
-    if version is None:
-        print(f"LiteLLM is not installed in {litellm}: Covey is compared with the bare upstream alone.", flush=True)
-    lines, idle = facts(version), busy()
-    with place() as folder, ExitStack() as stack:
-        upstream = Upstream(folder, TOKEN_SECONDS)
-        covey = Covey(folder, upstream.url)
-        subjects: list[Subject] = [upstream, covey]
-        if version is not None:
-            subjects.append(LiteLLM(folder, upstream.url, litellm))
-        for subject in subjects:
-            stack.callback(subject.stop)
-        upstream.start()
-        covey.prepare()
-        upstream.stop()
-        figures = measure(subjects, seconds=seconds, rounds=rounds, say=_say)
-    names = [subject.name for subject in subjects]
-    table = list(rows(figures, UNITS, bare=upstream.name))
-    lines.append(f"Each load took {seconds:g} s; the medians of {rounds} rounds in turns.")
-    lines.append(f"Load averages over 1, 5 and 15 minutes: {idle} before the run, {busy()} after it.")
-    return [*lines, "", *markdown(table, names, ours="Covey", theirs="LiteLLM")]
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def main() -> int:
     """Measure, print, and write where that was asked for."""
     arguments = arguments_of()
-    lines = compare(arguments.litellm, arguments.seconds, arguments.rounds)
+    compared = compare(arguments.litellm, arguments.seconds, arguments.rounds)
+    lines = [*compared.about, "", *markdown(compared.table, compared.subjects, ours=SUBJECT, theirs=LITELLM)]
     print("\n".join(lines))
     if arguments.write:
         write_between(arguments.write, lines)

@@ -1,7 +1,7 @@
 """The figures of a run, subject by subject, and the table that shows them. Pure."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 Round = dict[str, float]
@@ -16,13 +16,13 @@ class Row:
 
     Args:
         values: by subject; `None` where it makes no sense.
-        higher_is_better: rates and shares.
+        more_is_better: rates and shares.
     """
 
     name: str
     unit: str
     values: dict[str, float | None]
-    higher_is_better: bool = False
+    more_is_better: bool = False
 
     def ratio(self, one: str, other: str) -> float | None:
         """One subject's value over another's; `None` where either has none, or the other is nothing."""
@@ -41,17 +41,20 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def rows(figures: dict[str, Round], units: dict[str, str], *, bare: str) -> Iterator[Row]:
+def rows(
+    figures: dict[str, Round], units: dict[str, str], more_is_better: Collection[str], *, bare: str
+) -> Iterator[Row]:
     """A row for each figure, and after those of `ADDED` one of what is added to the bare upstream's.
 
     Args:
         figures: by subject.
         units: of every figure, in the order of the table.
+        more_is_better: the names of figures.
         bare: the subject that all are measured against.
     """
     for name, unit in units.items():
         values = {subject: one.get(name) for subject, one in figures.items()}
-        yield Row(name, unit, values, higher_is_better=unit in ("/s", "%"))
+        yield Row(name, unit, values, more_is_better=name in more_is_better)
         base = values[bare]
         if name in ADDED and base is not None:
             added = {one: value - base for one, value in values.items() if one != bare and value is not None}
@@ -65,12 +68,12 @@ def markdown(table: Sequence[Row], subjects: Sequence[str], *, ours: str, theirs
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for row in table:
         cells = [
-            f"{row.name}, {row.unit.removeprefix('/s') or 'per second'}".removesuffix(", "),
+            f"{row.name}, {row.unit}",
             *(_cell(row.values.get(one)) for one in subjects),
         ]
         if with_ratio:
             ratio = row.ratio(ours, theirs)
-            cells += ["" if ratio is None else f"{ratio:.2f} ×", "more" if row.higher_is_better else "less"]
+            cells += ["" if ratio is None else f"{ratio:.2f} ×", "more" if row.more_is_better else "less"]
         lines.append(_line(cells))
     return lines
 

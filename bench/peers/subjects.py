@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.peers.load import Question, drive
+from bench.peers.load import Load, Question
 from bench.peers.trees import Tree
 
 READY_SECONDS_MAX = 120.0
@@ -113,17 +113,16 @@ class Subject:
 
     def _answers(self) -> bool:
         try:
-            drive(self.url, self.key, Question("fast", 1), connections=1, seconds=0)
-        except (OSError, RuntimeError):
+            return bool(Load(self.url, self.key, Question("fast", 1)).drive(connections=1, seconds=0).latencies)
+        except OSError:
             return False  # not yet; who never does is told by `_wait`
-        return True
 
 
 class Upstream(Subject):
     """The fake model server."""
 
-    def __init__(self, folder: Path, token_seconds: float) -> None:
-        super().__init__("upstream", folder)
+    def __init__(self, name: str, folder: Path, token_seconds: float) -> None:
+        super().__init__(name, folder)
         self._token_seconds = token_seconds
 
     def command(self) -> Sequence[str]:
@@ -135,8 +134,8 @@ class Upstream(Subject):
 class Covey(Subject):
     """A node with auth, gateway and inference; a key with limits; usage is written down, as always."""
 
-    def __init__(self, folder: Path, upstream: str) -> None:
-        super().__init__("Covey", folder)
+    def __init__(self, name: str, folder: Path, upstream: str) -> None:
+        super().__init__(name, folder)
         self._config = self.folder / "roles.toml"
         self._config.write_text(
             COVEY_TABLES.format(port=self.url.rpartition(":")[2], upstream=upstream), encoding="utf-8"
@@ -177,8 +176,8 @@ class Covey(Subject):
 class LiteLLM(Subject):
     """Its proxy as its documentation starts it, with one worker, a master key and no database."""
 
-    def __init__(self, folder: Path, upstream: str, environment: Path) -> None:
-        super().__init__("LiteLLM", folder, LITELLM_KEY)
+    def __init__(self, name: str, folder: Path, upstream: str, environment: Path) -> None:
+        super().__init__(name, folder, LITELLM_KEY)
         self._program = environment / "bin" / "litellm"
         self._config = self.folder / "config.yaml"
         models = "".join(
