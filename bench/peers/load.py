@@ -149,6 +149,8 @@ class Load:
             client.again()
             selector.register(client.socket, selectors.EVENT_READ, client)
         if time.perf_counter() >= until:
+            # It may stay open for longer than its server waits for more: that end is none of an answer.
+            selector.unregister(client.socket)
             return True
         client.ask()
         return False

@@ -89,9 +89,9 @@ class Connection(asyncio.Protocol):
         self._data += data
         while True:
             head, found, rest = self._data.partition(HEAD_END)
-            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-            if max(length, len(self._data)) > REQUEST_BYTES_MAX:
+            if len(self._data) > REQUEST_BYTES_MAX:
                 raise ValueError("A request is too long.")
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0) if found else 0
             if not found or len(rest) < length:
                 return
             body, self._data = rest[:length], rest[length:]
