@@ -7,6 +7,7 @@ upstream alone.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and write where that was asked for."""
     arguments = arguments_of()
+    # So that whatever runs by then is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     compared = compare(arguments.litellm, arguments.seconds, arguments.rounds)
     lines = [*compared.about, "", *markdown(compared.table, compared.subjects, ours=SUBJECT, theirs=LITELLM)]
     print("\n".join(lines))

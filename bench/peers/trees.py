@@ -54,9 +54,11 @@ class Tree:
         """Proportional set size: pages that processes share are counted once."""
         kibibytes = 0
         for pid in self._fields():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-                if line.startswith("Pss:"):
-                    kibibytes += int(line.split()[1])
+            try:
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+            kibibytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return kibibytes * 1024
 
     def stop(self) -> None:

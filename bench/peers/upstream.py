@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET /v1/models"):
-            self._write(_head(b"application/json", b"content-length: %d" % len(models())) + models())
+            self._write(answer_head(b"application/json", b"content-length: %d" % len(models())) + models())
             return
         if not head.startswith(b"POST /v1/chat/completions"):
             self._write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
@@ -111,13 +111,13 @@ class Connection(asyncio.Protocol):
         made, loop = self._made[kind], asyncio.get_running_loop()
         paced = asked.model == "paced"
         if not asked.stream:
-            answer = _head(b"application/json", b"content-length: %d" % len(made[0])) + made[0]
+            answer = answer_head(b"application/json", b"content-length: %d" % len(made[0])) + made[0]
             if paced:
                 loop.call_later(self._token_seconds * asked.max_tokens, self._write, answer)
             else:
                 self._write(answer)
             return
-        begin = _head(b"text/event-stream", b"transfer-encoding: chunked")
+        begin = answer_head(b"text/event-stream", b"transfer-encoding: chunked")
         if paced:
             self._write(begin)
             self._go_on(made, 0, loop.time())
@@ -138,7 +138,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _head(media_type: bytes, framing: bytes) -> bytes:
+def answer_head(media_type: bytes, framing: bytes) -> bytes:
+    """What comes before a body. `framing`: the header that says how long it is."""
     return b"HTTP/1.1 200 OK\r\ncontent-type: " + media_type + b"\r\n" + framing + b"\r\n\r\n"
 
 
