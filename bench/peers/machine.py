@@ -27,7 +27,8 @@ def facts(litellm: str | None) -> list[str]:
     peer = f", LiteLLM {litellm}" if litellm else ""
     return [
         f"{datetime.now(UTC):%Y-%m-%d}: Covey {__version__}{peer}, Python {platform.python_version()},"
-        f" Linux {platform.release().partition('-')[0]}, {os.cpu_count()} processors ({_processor()}), {memory_bytes / 1e9:.0f} GB.",
+        f" Linux {platform.release().partition('-')[0]}, {os.cpu_count()} processors ({_processor()}),"
+        f" {memory_bytes / 1e9:.0f} GB.",
     ]
 
 
