@@ -53,7 +53,7 @@ bench-peers: .venv/.dev ## the same load at Covey and at LiteLLM's proxy, side b
 	  { $(BIN)/python -m venv build/peers && \
 	    build/peers/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
 	      -r requirements/peers.lock && touch build/peers/.installed; } >build/peers.log 2>&1 || \
-	  { rm -rf build/peers; echo "litellm[proxy] does not install here: build/peers.log says why."; }; }
+	  rm -rf build/peers; }
 	$(BIN)/python -m bench.peers $(ARGS)
 
 wheel: .venv/.dev ## build dist/*.whl

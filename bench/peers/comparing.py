@@ -37,7 +37,11 @@ def compare(litellm: Path, seconds: float, rounds: int) -> Compared:
     """
     version = litellm_version(litellm)
     if version is None:
-        print(f"LiteLLM is not installed in {litellm}: Covey is compared with the bare upstream alone.", flush=True)
+        print(
+            f"litellm[proxy] is not in {litellm} (why it did not install: {litellm}.log): "
+            "Covey is compared with the bare upstream alone.",
+            flush=True,
+        )
     about, idle = facts(version), busy()
     with place() as folder, ExitStack() as stack:
         upstream = Upstream("upstream", folder, TOKEN_SECONDS)
