@@ -48,6 +48,7 @@ ERROR_CHARS_MAX = 4_096
 """Where an error's message is cut: it is a line for people."""
 
 _HEADER = Layout("!IBI")
+_encode = msgspec.msgpack.Encoder().encode
 _Payload = TypeVar("_Payload")
 _Name = Annotated[str, msgspec.Meta(max_length=200)]
 
@@ -213,7 +214,7 @@ def encode_request(request: msgspec.Struct) -> bytes:
             near and far.
     """
     try:
-        body = msgspec.msgpack.encode(request)
+        body = _encode(request)
     except UnicodeEncodeError as error:
         raise CallError("invalid", "The request holds half a character: text must be Unicode.") from error
     if len(body) > REQUEST_BYTES_MAX:

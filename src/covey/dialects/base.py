@@ -16,6 +16,8 @@ from covey.contracts.inference import (
 )
 from covey.errors import CallError
 
+PIECE_SIZE = 64
+"""What a piece of a tool call, or a token's probability, counts as beside its characters."""
 CHOICES_MAX = 128
 """How many answers one request may ask for (OpenAI's limit of `n`), over all its prompts."""
 
@@ -36,7 +38,8 @@ class Head:
 class Gathered:
     """One answer put together from its deltas; what tokens were and why it ended stands here, too.
 
-    `tokens`: as far as the back end counted each piece; `reasoning_tokens`: how many of them were thought.
+    `tokens`: as far as the back end counted each piece; `reasoning_tokens`: how many of them were thought. `size`: in
+    characters, or as many as all of it costs.
     """
 
     def __init__(self) -> None:
@@ -46,23 +49,29 @@ class Gathered:
         self.finish: Finish | None = None
         self.usage: Usage | None = None
         self.stopped_by = ""
-        self.tokens = 0
+        self.tokens = self.size = 0
         self.reasoning_tokens = 0
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
     def add(self, deltas: Iterable[ChatDelta]) -> None:
         """The next ones, in order."""
+        tokens = size = 0
         for delta in deltas:
             # A back end that does not count sends one token at a time.
-            self.tokens += delta.tokens or bool(delta.text or delta.reasoning or delta.tool_calls)
-            if delta.text:
-                self.texts.append(delta.text)
+            tokens += delta.tokens or bool(delta.text or delta.reasoning or delta.tool_calls)
+            text = delta.text
+            size += len(text) + 1
+            if text:
+                self.texts.append(text)
             if delta.reasoning:
+                size += len(delta.reasoning)
                 self.reasonings.append(delta.reasoning)
-                self.reasoning_tokens += 0 if delta.text else delta.tokens
+                self.reasoning_tokens += 0 if text else delta.tokens
             if delta.logprobs:
+                size += PIECE_SIZE * sum([1 + len(one.top) for one in delta.logprobs])
                 self.logprobs.extend(delta.logprobs)
             for piece in delta.tool_calls:
+                size += PIECE_SIZE + len(piece.name) + len(piece.arguments)
                 call_id, name, arguments = self._calls.get(piece.index, ("", "", []))
                 arguments.append(piece.arguments)
                 self._calls[piece.index] = (call_id or piece.id, name or piece.name, arguments)
@@ -71,6 +80,8 @@ class Gathered:
                 self.stopped_by = delta.stopped_by
             if delta.usage is not None:
                 self.usage = delta.usage
+        self.tokens += tokens
+        self.size += size
 
     @property
     def text(self) -> str:

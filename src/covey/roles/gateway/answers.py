@@ -19,8 +19,6 @@ ANSWER_SIZE_MAX = 4 * 1024 * 1024
 """Characters of one answer, beyond what any model has to say: a server that never ends costs no more memory."""
 TOKENS_MAX = 2**31
 """Of one answer, and of its prompt."""
-LOGPROBS_SIZE = 64
-"""What the probabilities of one token count as."""
 
 Batch = list[tuple[int, list[ChatDelta]]]
 """Deltas by choice."""
@@ -40,7 +38,6 @@ class Choice:
         self.way = way
         self.gathered = Gathered()
         self._prompt_tokens = prompt_tokens
-        self._size = 0
         self._refused = False
 
     async def batch(self, until: float = math.inf) -> list[ChatDelta] | None:
@@ -57,10 +54,10 @@ class Choice:
             raise
         if deltas:
             self.gathered.add(deltas)
-            self._size += sum([_size(delta) for delta in deltas])
-            if self._size > ANSWER_SIZE_MAX:
+            if self.gathered.size > ANSWER_SIZE_MAX:
                 raise CallError("upstream", f"The model {self.chat.model!r} does not end its answer.")
-            self._check_counts()
+            if self.gathered.usage is not None or not 0 <= self.gathered.tokens <= TOKENS_MAX:
+                self._check_counts()
         elif deltas is not None and self.gathered.finish is None:
             raise CallError("upstream", f"The model {self.chat.model!r} broke off in the middle of its answer.")
         return deltas
@@ -156,7 +153,10 @@ class Answers:
             batch = await self._next(until)
         asked.live.check()
         if batch:
-            tokens = sum([choice.gathered.tokens for choice in self._choices])
+            choices = self._choices
+            tokens = choices[0].gathered.tokens
+            if len(choices) > 1:
+                tokens = sum([choice.gathered.tokens for choice in choices])
             if tokens > asked.tokens:
                 asked.tokens = tokens
                 asked.last_token_at = now = trio.current_time()
@@ -203,15 +203,6 @@ async def _deliver(
 def miscounted(model: str) -> CallError:
     """The error of a node that says it has counted the impossible."""
     return CallError("upstream", f"The node that runs {model!r} counted an impossible number of tokens.")
-
-
-def _size(delta: ChatDelta) -> int:
-    size = len(delta.text) + len(delta.reasoning) + 1
-    if delta.logprobs:
-        size += LOGPROBS_SIZE * sum([1 + len(one.top) for one in delta.logprobs])
-    if delta.tool_calls:
-        size += sum([len(call.name) + len(call.arguments) + LOGPROBS_SIZE for call in delta.tool_calls])
-    return size
 
 
 def prompt_key(chat: ChatRequest) -> tuple[int, int]:
