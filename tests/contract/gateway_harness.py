@@ -125,7 +125,8 @@ class LimitOwner:
         budget = self._budgets.setdefault((limit_id, use.period), Budget())
         base, left = budget.note("g", use), max(use.limit - budget.spent, 0)
         grant = budget.quota.lease("g", term, use, now, capacity=left)
-        return replace(grant, base=base, retry_after_seconds=3600.0 if left < use.needed else grant.retry_after_seconds)
+        is_spent = grant.granted < use.needed and left - use.held < use.needed
+        return replace(grant, base=base, retry_after_seconds=3600.0 if is_spent else grant.retry_after_seconds)
 
 
 class Inference:

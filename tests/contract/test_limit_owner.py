@@ -97,3 +97,15 @@ async def test_a_budget_is_written_down_by_twentieths_and_as_the_node_stops(auto
                 LEASE_LIMITS,
                 LeaseLimits(1, (), (LimitReport("key:k", 9, (LimitUse(kind="day", limit=9, period="1999-01-01"),)),)),
             )
+
+
+async def test_a_rest_that_is_too_little_is_spent_and_not_only_lent(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        reporter = Reporter(await cluster.found("alice"))
+        first = await reporter.report("key:k", "day", 60, needed=60)
+        assert first.granted == 60
+        # Five are left, all of them here: nobody else can give any back.
+        short = await reporter.report("key:k", "day", 60, held=5, used=55, base=first.base, needed=2)
+        assert short.granted == 0
+        assert short.retry_after_seconds > 60
+        assert (await reporter.report("key:k", "day", 60, held=0, used=55, base=first.base, needed=5)).granted == 5

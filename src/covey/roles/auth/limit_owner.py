@@ -155,7 +155,9 @@ class LimitOwner:
         left = max(use.limit - budget.spent, 0)
         chunk = max(use.limit // CHUNKS_PER_BUDGET, 1)
         grant = budget.quota.lease(gateway, term, use, now, capacity=left, chunk=chunk)
-        spent = grant.granted < use.needed and left < use.needed
+        # What only this gateway has is no hope for it, unless requests of its own give some back: it knows.
+        alone = not budget.quota.out_to_others(gateway, now)
+        spent = grant.granted < use.needed and (left < use.needed or (alone and left - use.held < use.needed))
         return LimitGrant(
             granted=grant.granted,
             left=grant.left,

@@ -148,6 +148,11 @@ class Quota:
             del self._holders[name]
         return sum(holder.held for holder in self._holders.values())
 
+    def out_to_others(self, gateway: str, now: float) -> float:
+        """What the other gateways have."""
+        mine = self._holders.get(gateway)
+        return self.out(now) - (0.0 if mine is None or mine.until <= now else mine.held)
+
     def lease(
         self, gateway: str, term: int, use: LimitUse, now: float, *, capacity: float, chunk: int = 1, lend: bool = True
     ) -> LimitGrant:

@@ -113,8 +113,9 @@ def refusal(short: Take, now: float, unix_now: float) -> CallError:
         )
     elif lease.kind == "tokens":
         message = f"The {whose}'s limit of {lease.limit} tokens a minute is reached. {again}"
-    elif wait_seconds <= LEASE_SECONDS:
-        reason = "tokens"
+    elif wait_seconds <= LEASE_SECONDS or lease.in_use:
+        wait_seconds, reason = min(wait_seconds, LEASE_SECONDS), "tokens"
+        again = f"Try again in {max(wait_seconds, 0.1):.1f} s."
         message = f"What is left of the {whose}'s budget of {lease.limit} tokens is reserved just now. {again}"
     else:
         wait_seconds, reason = period_ends_in(lease.kind, unix_now), "insufficient_quota"
