@@ -163,9 +163,10 @@ def test_the_page_draws_its_bars(browser: Browser, node: NodeProcess, keys: dict
         expect(ada.page.locator("#usage-day")).to_contain_text("ada")
         for width in (360, 390, 1280):
             ada.page.set_viewport_size({"width": width, "height": 820})
-            assert ada.page.evaluate("document.documentElement.scrollWidth") <= width
             drawn = "document.querySelector('#usage-bars canvas').getBoundingClientRect().right"
-            ada.page.wait_for_function(f"{drawn} <= {width}")
+            # The bars follow the window a moment later.
+            wait_for(lambda: ada.page.evaluate(drawn) <= width, 5)  # noqa: B023
+            assert ada.page.evaluate("document.documentElement.scrollWidth") <= width
             if SHOTS:
                 ada.page.screenshot(path=f"{SHOTS}/usage-{width}-{scheme}.png", full_page=True)
         with ada.page.expect_download() as download:
