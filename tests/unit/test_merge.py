@@ -17,6 +17,7 @@ from covey.contracts.feeds import (
     AccountCreate,
     AccountRename,
     Admit,
+    BudgetSpent,
     InvitationCreate,
     InvitationUse,
     KeyCreate,
@@ -38,6 +39,7 @@ from covey.store.memory import MemoryStore
 from covey.store.merge import _RULES, EntryMeta, apply, is_denial, touched
 from covey.store.rows import (
     AccountRow,
+    BudgetRow,
     InvitationRow,
     KeyRow,
     MemberRow,
@@ -233,3 +235,10 @@ def test_the_view_reads_by_prefix_and_hashes_by_kind() -> None:
     assert [row.id for row in seen.all(KeyRow, "a")] == ["a1", "a2"]
     assert [row.id for row in seen.all(KeyRow, start="a2", limit=1)] == ["a2"]
     assert seen.hash("keys") != seen.hash("members") == view().hash("members")
+
+
+def test_a_budget_touches_its_own_row() -> None:
+    op = BudgetSpent(id="key:k", period="2026-11-25", used={"n": 5})
+    ((kind, key),) = touched(op)
+    assert kind is BudgetRow
+    assert view(op).get(BudgetRow, key)

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covey.dialects.base import ChatCall, EmbedCall
+from covey.dialects.bodies import VALUES_MAX
 from covey.dialects.openai import parse_chat, parse_completion, parse_embedding, parse_response
 from covey.dialects.openai_chat import ChatBody
 from covey.dialects.openai_completions import CompletionBody
@@ -225,3 +226,11 @@ def test_every_field_of_a_body_is_tried() -> None:
     for kind in (ChatBody, CompletionBody, EmbeddingBody, ResponseBody):
         tried = {name for _, one, body in WHOLE if one is kind for name in body}
         assert set(kind.__struct_fields__) - tried <= never
+
+
+def test_a_body_of_too_many_values_is_not_even_read() -> None:
+    for filler in (b"1,", b"[],", b"{},"):
+        body = b'{"model": "m", "input": [' + filler * (VALUES_MAX // filler.count(b",") + 1) + b"1]}"
+        with pytest.raises(CallError, match="more than 300000 values") as caught:
+            parse_embedding(body)
+        assert caught.value.code == "too_large"
