@@ -35,6 +35,17 @@ up to 300,000 tokens at once), and far below what keeps the loop busy for a seco
 Range = tuple[str, float, float]
 """The name of a field, and the least and the greatest that it may be."""
 
+SAMPLING_RANGES: tuple[Range, ...] = (
+    ("temperature", 0, 2),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("top_k", 0, 1_000_000),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+    ("seed", SEED_MIN, SEED_MAX),
+)
+"""Of OpenAI's paths."""
+
 T = TypeVar("T")
 
 

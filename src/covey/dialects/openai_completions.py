@@ -10,8 +10,7 @@ import msgspec
 from covey.contracts.inference import ChatRequest, Prompt, Sampling
 from covey.dialects.base import CHOICES_MAX, ChatCall
 from covey.dialects.bodies import (
-    SEED_MAX,
-    SEED_MIN,
+    SAMPLING_RANGES,
     TOKEN_COUNT_MAX,
     Range,
     check_ranges,
@@ -59,13 +58,7 @@ class CompletionBody(msgspec.Struct):
 _decoder = msgspec.json.Decoder(CompletionBody)
 
 RANGES: tuple[Range, ...] = (
-    ("temperature", 0, 2),
-    ("top_p", 0, 1),
-    ("min_p", 0, 1),
-    ("top_k", 0, 1_000_000),
-    ("presence_penalty", -2, 2),
-    ("frequency_penalty", -2, 2),
-    ("seed", SEED_MIN, SEED_MAX),
+    *SAMPLING_RANGES,
     ("max_tokens", 1, TOKEN_COUNT_MAX),
     ("n", 1, CHOICES_MAX),
     ("best_of", 1, CHOICES_MAX),
