@@ -15,7 +15,7 @@ ASKED_FOR = frozenset({"peers"})
 def main() -> int:
     """Run what was asked for, or everything that does not want to be asked for."""
     known = [one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    benches = [name for name in known if name not in ("__main__", "figure", "processes")]
+    benches = [name for name in known if name not in ("__main__", "figure", "processes", "serving")]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(benches)}; none: all but {', '.join(ASKED_FOR)}"

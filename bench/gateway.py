@@ -10,19 +10,15 @@ import argparse
 import os
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 import trio
 
+from bench import serving
 from bench.figure import Figure, show
 from covey.backends.echo import EchoBackend
 from covey.bus.replies import Emit
@@ -30,9 +26,7 @@ from covey.config import build
 from covey.contracts.auth import ADD_USER, Actor, AddUser
 from covey.contracts.inference import ChatDelta, ChatRequest, Usage
 from covey.http.asgi import Receive, Scope, Send, read_body, respond
-from covey.http.server import HttpConfig, Listener
 from covey.node import open_node
-from covey.telemetry.metrics import Metrics
 
 BURST_TOKENS = 100
 ROUNDS = 6
@@ -82,30 +76,19 @@ async def open_bare(folder: Path) -> AsyncGenerator[tuple[str, str], None]:
         await send({"type": "http.response.body", "body": chunk * BURST_TOKENS, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    listener, stop = Listener(HttpConfig(listen="127.0.0.1:0"), Metrics()), trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(listener.serve, app, stop=stop, drain_until=trio.current_time))
-        yield listener.urls[0], "none"
-        nursery.cancel_scope.cancel()
+    async with serving.open_bare(app) as opened:
+        yield opened
 
 
-async def serve(kind: str) -> None:
-    """Be the server, until standard input ends."""
-    opens: dict[str, Callable[[Path], Any]] = {"api": open_api, "bare": open_bare}
-    with tempfile.TemporaryDirectory() as name:
-        async with opens[kind](Path(name)) as (url, key):
-            print(url, key, flush=True)
-            await trio.to_thread.run_sync(sys.stdin.read)
+OPENS: serving.Opens = {"api": open_api, "bare": open_bare}
 
 
 class Server:
-    """A server in a process of its own, and one connection to it."""
+    """One connection to a server."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout
-        url, self._key = process.stdout.readline().split()
-        self._stat = Path(f"/proc/{process.pid}/stat")
-        host, _, port = url.removeprefix("http://").partition(":")
+    def __init__(self, served: serving.Served) -> None:
+        self._served = served
+        host, _, port = served.url.removeprefix("http://").partition(":")
         self._connection = socket.create_connection((host, int(port)))
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -113,7 +96,7 @@ class Server:
         """A request's bytes."""
         return (
             "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Authorization: Bearer {self._key}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Authorization: Bearer {self._served.key}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
 
     def ask(self, request: bytes, end: bytes | None = None) -> None:
@@ -132,38 +115,22 @@ class Server:
         if not data.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(data.decode())
 
-    def cpu_seconds(self) -> float:
-        """What the process has used so far."""
-        fields = self._stat.read_text(encoding="ascii").rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
-
     def measure(self, request: bytes, seconds: float, end: bytes | None = None) -> tuple[float, float]:
         """The median latency and the CPU time of one request, in milliseconds."""
         took: list[float] = []
-        before, until = self.cpu_seconds(), time.perf_counter() + seconds
+        before, until = self._served.cpu_seconds(), time.perf_counter() + seconds
         while (began := time.perf_counter()) < until:
             self.ask(request, end)
             took.append(time.perf_counter() - began)
-        return statistics.median(took) * 1000, (self.cpu_seconds() - before) / len(took) * 1000
-
-
-@contextmanager
-def running(kind: str) -> Iterator[Server]:
-    """Start a server, and stop it."""
-    command = [sys.executable, "-m", "bench.gateway", "--serve", kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Server(process)
-        finally:
-            cast("Any", process.stdin).close()
-            process.wait(30)
+        return statistics.median(took) * 1000, (self._served.cpu_seconds() - before) / len(took) * 1000
 
 
 def run(seconds: float) -> Iterable[Figure]:
     """Measure in turns, and keep the median of the rounds."""
     end = b"data: [DONE]\n\n\r\n0\r\n\r\n"
     rounds: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    with running("api") as api, running("bare") as bare:
+    with serving.running("bench.gateway", "api") as one, serving.running("bench.gateway", "bare") as other:
+        api, bare = Server(one), Server(other)
         for server in (api, bare):
             server.measure(server.request(WHOLE), 0.5)
             server.measure(server.request(STREAM), 0.5, end)
@@ -192,9 +159,9 @@ def run(seconds: float) -> Iterable[Figure]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
-    parser.add_argument("--serve", choices=("api", "bare"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=tuple(OPENS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        trio.run(serve, arguments.serve)
+        trio.run(serving.serve, OPENS, arguments.serve)
     else:
         show("gateway", run(arguments.seconds))

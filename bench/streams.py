@@ -7,27 +7,20 @@ bare application on the same listener that sends as many pieces at the same pace
 """
 
 import argparse
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
 import trio
 
+from bench import serving
 from bench.figure import Figure, show
 from covey.config import build
 from covey.contracts.auth import ADD_USER, Actor, AddUser
 from covey.http.asgi import Receive, Scope, Send, read_body
-from covey.http.server import HttpConfig, Listener
 from covey.node import open_node
-from covey.telemetry.metrics import Metrics
 
 STREAMS = 100
 TOKENS = 400
@@ -69,40 +62,11 @@ async def open_bare(folder: Path) -> AsyncGenerator[tuple[str, str], None]:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    listener, stop = Listener(HttpConfig(listen="127.0.0.1:0"), Metrics()), trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(listener.serve, app, stop=stop, drain_until=trio.current_time))
-        yield listener.urls[0], "none"
-        nursery.cancel_scope.cancel()
+    async with serving.open_bare(app) as opened:
+        yield opened
 
 
-async def serve(kind: str) -> None:
-    """Be the server, until standard input ends."""
-    opens: dict[str, Callable[[Path], Any]] = {"api": open_api, "bare": open_bare}
-    with tempfile.TemporaryDirectory() as name:
-        async with opens[kind](Path(name)) as (url, key):
-            print(url, key, flush=True)
-            await trio.to_thread.run_sync(sys.stdin.read)
-
-
-@contextmanager
-def running(kind: str) -> Iterator[tuple[str, str, Callable[[], float]]]:
-    """Start a server, and stop it; yields its address, a key, and what tells the seconds of CPU it has used."""
-    command = [sys.executable, "-m", "bench.streams", "--serve", kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            url, key = process.stdout.readline().split()
-            stat = Path(f"/proc/{process.pid}/stat")
-
-            def cpu_seconds() -> float:
-                fields = stat.read_text(encoding="ascii").rpartition(") ")[2].split()
-                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-            yield url, key, cpu_seconds
-        finally:
-            cast("Any", process.stdin).close()
-            process.wait(30)
+OPENS: serving.Opens = {"api": open_api, "bare": open_bare}
 
 
 async def all_streams(url: str, key: str) -> float:
@@ -137,11 +101,11 @@ def run(seconds: float) -> Iterable[Figure]:
     shares: dict[str, float] = {}
     cpu: dict[str, float] = {}
     for kind in ("bare", "api"):
-        with running(kind) as (url, key, cpu_seconds):
-            trio.run(all_streams, url, key)
-            before = cpu_seconds()
-            shares[kind] = max(trio.run(all_streams, url, key) for _ in range(2)) / ideal
-            cpu[kind] = (cpu_seconds() - before) / (2 * STREAMS * TOKENS) * 1e6
+        with serving.running("bench.streams", kind) as served:
+            trio.run(all_streams, served.url, served.key)
+            before = served.cpu_seconds()
+            shares[kind] = max(trio.run(all_streams, served.url, served.key) for _ in range(2)) / ideal
+            cpu[kind] = (served.cpu_seconds() - before) / (2 * STREAMS * TOKENS) * 1e6
     yield Figure(
         f"{STREAMS} streams at {TOKEN_SECONDS * 1000:g} ms a token, of the ideal", shares["api"], "", shares["bare"],
         "bare ASGI", goal_min=GOAL_SHARE,
@@ -151,9 +115,9 @@ def run(seconds: float) -> Iterable[Figure]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--serve", choices=("api", "bare"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=tuple(OPENS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
-        trio.run(serve, asked.serve)
+        trio.run(serving.serve, OPENS, asked.serve)
     else:
         show((__doc__ or "").partition("\n")[0], run(0))
