@@ -10,6 +10,7 @@ from http_harness import Answer, eventually
 
 from covey.bus.replies import Emit
 from covey.contracts.inference import ChatDelta, ChatRequest, Usage
+from covey.dialects.openai_chat_writer import ChatWriter
 from covey.errors import CallError
 from covey.roles.gateway.answers import CHOICES_AT_ONCE
 from covey.roles.gateway.patience import Timeouts
@@ -261,3 +262,15 @@ async def test_all_bodies_together_have_a_bound() -> None:
         await eventually(lambda: node.inference.running == 0)
         for _ in range(3):  # given back, by those that were refused too
             assert (await node.ask(CHAT_PATH, chat_body("y" * 6_000))).status == 200
+
+
+async def test_a_bug_is_not_written_down_as_a_client_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> bytes:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ChatWriter, "whole", broken)
+    async with gateway() as node:
+        answer = await node.ask(CHAT_PATH, chat_body())
+        assert (answer.status, body_of(answer)["error"]["code"]) == (500, "internal_error")
+        assert node.sample("covey_requests_total", route=CHAT_PATH, model="echo", outcome="internal") == 1
+        assert node.sample("covey_requests_total", route=CHAT_PATH, model="echo", outcome="cancelled") == 0

@@ -10,7 +10,8 @@ import trio
 from covey.contracts.auth import Identity
 from covey.contracts.inference import Usage
 from covey.contracts.usage import UsageRecord
-from covey.errors import CallError
+from covey.errors import CallError, leaves
+from covey.http.asgi import ClientGone
 from covey.roles.base import Clock, Lifecycle
 from covey.roles.gateway.limiting import Charge
 from covey.roles.gateway.live import Live
@@ -175,5 +176,15 @@ class Entry(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self._asked.outcome = error.code if isinstance(error, CallError) else "cancelled"
+            self._asked.outcome = _outcome_of(error)
         self._books.end(self._asked)
+
+
+def _outcome_of(error: BaseException) -> str:
+    """A failure in the usage's word: whoever asked may have left at any point, and a bug is neither that nor theirs."""
+    for one in leaves(error):
+        if isinstance(one, CallError):
+            return one.code
+        if isinstance(one, Exception) and not isinstance(one, ClientGone | trio.BrokenResourceError):
+            return "internal"
+    return "cancelled"
