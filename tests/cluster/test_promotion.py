@@ -1,5 +1,6 @@
 """Real machines: one is given the role auth while it runs, another takes it by the recovery key."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,9 @@ def auth(network: Network) -> Host:
 
 
 def roles(host: Host) -> set[str]:
-    """What its node runs; none while it starts anew."""
+    """What its own node runs; none while it starts anew."""
     done = host.covey("status", "--json", code=None)
-    return set(re.findall(r'"(auth|gateway|inference|web)"', done.stdout)) if done.returncode == 0 else set()
+    return set(json.loads(done.stdout)["roles"]) if done.returncode == 0 else set()
 
 
 def test_a_running_machine_takes_up_the_role_auth_and_serves_once_it_has_all(network: Network, auth: Host) -> None:
