@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,9 +20,11 @@ import trio.testing
 from bench.figure import Figure
 from covey.bus.bus import Bus, BusHandle
 from covey.bus.caller import Caller
+from covey.bus.replies import Replies
 from covey.cluster.lease import Freshness
 from covey.contracts.auth import VERIFY, KeyLimits, VerifyKey
 from covey.contracts.feeds import KeyCreate, KeyRevoke, OwnerStanding
+from covey.contracts.inference import CHAT
 from covey.errors import CallError
 from covey.roles.gateway.live import LiveRequests
 from covey.store.denied import HeededRows
@@ -156,8 +158,10 @@ async def _cut_one(here: World, requests: LiveRequests, number: int) -> float:
         started = time.perf_counter()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(here.feeds.append, lambda _: [revoke])
-            with trio.CancelScope() as live.waiting:
-                await trio.sleep_forever()
+            replies = Replies(CHAT)
+            live.follow(replies)
+            with suppress(CallError):
+                await replies.batch()
             took = time.perf_counter() - started
     for other in others:
         other.__exit__(None, None, None)
@@ -174,7 +178,7 @@ async def measure(seconds: float) -> list[Figure]:
             return await here.gateway.call(VERIFY, request)
 
         async def alone(request: VerifyKey) -> object:
-            return await here.replica.verify(CALLER, request)
+            return here.replica.verify(CALLER, request)
 
         check = await verify_microseconds(alone, spread(), seconds)
         call = await verify_microseconds(by_bus, spread(), seconds)

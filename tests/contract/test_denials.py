@@ -258,7 +258,7 @@ async def test_no_denial_falls_between_the_check_and_the_watch() -> None:
         replica, key = here.replica(here.metrics), await here.key()
 
         async def verify(caller: Caller, request: VerifyKey) -> Identity:
-            identity = await replica.verify(caller, request)
+            identity = replica.verify(caller, request)
             if request.key_id == key.key_id and not hit.is_set():
                 hit.set()
                 await here.say(revocation(key))

@@ -78,7 +78,8 @@ async def test_leaving_stops_the_embedding(world: World) -> None:
     left_at = trio.current_time()
     while await world.busy():  # noqa: ASYNC110  the engine has no event to wait for
         await trio.sleep(0.002)
-    assert trio.current_time() - left_at <= CANCEL_SECONDS_MAX + 3 * step
+    # A hundredth of what it would take to the end, on a machine that has other things to do.
+    assert trio.current_time() - left_at <= CANCEL_SECONDS_MAX + 50 * step
 
 
 # The embedder

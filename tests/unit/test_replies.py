@@ -84,12 +84,15 @@ async def test_who_emits_waits_for_the_reader(autojump_clock: trio.testing.MockC
 
 
 async def test_a_cancelled_emit_hands_over_nothing() -> None:
+    """And is cancelled where it first has to wait, if not before."""
     replies = Replies(CHAT)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await replies.put_when_room(ChatDelta("x"))
+        while True:
+            await replies.put_when_room(ChatDelta("x"))
     assert scope.cancelled_caught
     replies.end()
+    assert len(await replies.batch() or []) == STREAM_ITEMS_MAX
     assert await replies.batch() == []
 
 

@@ -11,6 +11,7 @@ from covey.bus.bus import BusHandle
 from covey.bus.replies import Replies
 from covey.contracts.inference import CHAT, ChatDelta, ChatRequest
 from covey.contracts.method import Streaming
+from covey.roles.gateway.live import Live
 from covey.roles.gateway.patience import Patience
 from covey.roles.gateway.placement import Fleet, Wanted
 from covey.roles.gateway.stats import Tally
@@ -51,7 +52,7 @@ async def test_a_long_request_gets_there_however_often_a_ping_is_due(autojump_cl
     node = OneNode(25.0)
     way = Way(
         cast("BusHandle", node), cast("Fleet", node), Tally(), CHAT, ChatRequest("m", ()), Wanted("m"),
-        Patience(600.0, 360.0, 90.0), first=FAR,
+        Patience(600.0, 360.0, 90.0), Live(), first=FAR,
     )  # fmt: skip
     texts: list[str] = []
     while (deltas := await way.batch(trio.current_time() + 10.0)) != []:

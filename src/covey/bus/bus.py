@@ -103,11 +103,13 @@ class Bus:
 
     # What is served here
 
-    def serve(self, method: Unary[Req, Res] | Streaming[Req, Res], handler: Callable[..., Awaitable[Any]]) -> None:
+    def serve(
+        self, method: Unary[Req, Res] | Streaming[Req, Res], handler: Callable[..., Any], *, waits: bool = True
+    ) -> None:
         """Register a handler; `ValueError` where the method has one already."""
         if method.name in self._served:
             raise ValueError(f"{method.name} is served already")
-        self._served[method.name] = Served(method, handler)
+        self._served[method.name] = Served(method, handler, waits)
         for link in self._links.values():
             link.announce(self.methods)
 
@@ -274,6 +276,12 @@ class BusHandle:
     def serve(self, method: Unary[Req, Res], handler: UnaryHandler[Req, Res]) -> None:
         """Serve a method of one reply."""
         self._bus.serve(method, handler)
+
+    def serve_at_once(self, method: Unary[Req, Res], handler: Callable[[Caller, Req], Res]) -> None:
+        """Serve a method of one reply by a function that does not wait, for anything, ever: the loop stands still
+        while it runs. Such a call costs half of another.
+        """
+        self._bus.serve(method, handler, waits=False)
 
     def serve_stream(self, method: Streaming[Req, Res], handler: StreamHandler[Req, Res]) -> None:
         """Serve a stream: `async def handler(caller, request, emit)`; `emit` waits while the reader is slow."""

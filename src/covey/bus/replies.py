@@ -128,10 +128,12 @@ class Replies(Generic[Item]):
     async def put_when_room(self, item: Item) -> None:
         """Hand over a reply once fewer than `STREAM_ITEMS_MAX` are unread. Cancelled, it handed over nothing.
 
+        A checkpoint only where it waits: one for every token would cost as much as handing it over, and whoever emits
+        without ever waiting comes to one here soon enough.
+
         Raises:
             trio.BrokenResourceError: the reader has left.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
         while len(self._items) >= STREAM_ITEMS_MAX and not self._left:
             self._is_crowded = True
             await self._room.park()

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
@@ -20,10 +20,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[Req, Res]):
-    """A contract with its handler."""
+    """A contract with its handler.
+
+    `waits`: whether the handler is a coroutine function. One that never waits needs no deadline; its caller does not
+    pay for one.
+    """
 
     method: Unary[Req, Res] | Streaming[Req, Res]
-    handler: Callable[..., Awaitable[Any]]
+    handler: Callable[..., Any]
+    waits: bool = True
 
 
 async def run_unary(served: Served[Req, Res], caller: Caller, request: Req, timeout_seconds: float) -> Res:
@@ -34,11 +39,10 @@ async def run_unary(served: Served[Req, Res], caller: Caller, request: Req, time
     """
     method = served.method
     try:
+        if not served.waits:
+            return _checked(served, served.handler(caller, request))
         with trio.move_on_after(max(0, timeout_seconds)):
-            response = await served.handler(caller, request)
-            if isinstance(response, method.response):
-                return response
-            raise TypeError(f"The handler of {method.name} returned {type(response).__name__}.")
+            return _checked(served, await served.handler(caller, request))
     except CallError:
         raise
     except BaseException as error:
@@ -46,6 +50,12 @@ async def run_unary(served: Served[Req, Res], caller: Caller, request: Req, time
             raise
         raise verdict from error
     raise too_slow(method.name, timeout_seconds)
+
+
+def _checked(served: Served[Req, Res], response: Any) -> Res:
+    if isinstance(response, served.method.response):
+        return response
+    raise TypeError(f"The handler of {served.method.name} returned {type(response).__name__}.")
 
 
 async def run_stream(

@@ -92,11 +92,11 @@ class Connection:
         self._is_within_head = False
         self._is_lingering = False
         self._is_leaving = False
-        self._reading = trio.CancelScope(deadline=trio.current_time() + terms.keep_alive_seconds)
+        self._reading = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve until either side closes."""
-        self._terms.idle[self] = None
+        self._terms.is_idle(self)
         try:
             client = self._wire.socket.getpeername()[:2]
             server = self._wire.socket.getsockname()[:2]
@@ -111,7 +111,7 @@ class Connection:
         except OSError:
             pass  # the client was gone before it was known
         finally:
-            self._terms.idle.pop(self, None)
+            self._terms.is_busy(self)
             await self._wire.close()
 
     def close_if_idle(self) -> None:
@@ -119,6 +119,10 @@ class Connection:
         if self._is_idle:
             self._is_leaving = True
             self._reading.cancel()
+
+    def expire(self) -> None:
+        """Close: it has been idle for too long, or waits for the rest of a head."""
+        self._reading.cancel()
 
     def cut(self) -> None:
         """Give up the write under way, and those to come."""
@@ -156,8 +160,7 @@ class Connection:
         """A head that has begun to come has to end in time, however many pieces it comes in."""
         if not self._is_within_head and self._protocol.is_within_head:
             self._is_within_head = True
-            until = trio.current_time() + self._terms.head_seconds_max
-            self._reading.deadline = min(self._reading.deadline, until)
+            self._reading.deadline = trio.current_time() + self._terms.head_seconds_max
 
     async def _protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -169,13 +172,13 @@ class Connection:
         await self.flush()
         if isinstance(event, Updated):
             self._is_idle = event.idle
-            self._is_within_head = False
-            if event.idle:
-                self._terms.idle[self] = None
-                self._reading.deadline = trio.current_time() + self._terms.keep_alive_seconds
-            else:
-                self._terms.idle.pop(self, None)
+            if self._is_within_head:  # its deadline, no more
+                self._is_within_head = False
                 self._reading.deadline = float("inf")
+            if event.idle:
+                self._terms.is_idle(self)
+            else:
+                self._terms.is_busy(self)
         elif isinstance(event, Closed):
             if self._protocol.connection.their_state is h11.DONE:
                 await self._wire.close()

@@ -68,11 +68,11 @@ class Http2Connection:
         self._window_changed = trio.lowlevel.ParkingLot()
         self._is_flush_due = False
         self._is_leaving = False
-        self._reading = trio.CancelScope(deadline=trio.current_time() + terms.keep_alive_seconds)
+        self._reading = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve until either side closes."""
-        self._terms.idle[self] = None
+        self._terms.is_idle(self)
         try:
             self._client = self._wire.socket.getpeername()[:2]
             self._server = self._wire.socket.getsockname()[:2]
@@ -82,7 +82,7 @@ class Http2Connection:
         except OSError:
             pass  # the client was gone before it was known
         finally:
-            self._terms.idle.pop(self, None)
+            self._terms.is_busy(self)
             await self._wire.close()
 
     def close_if_idle(self) -> None:
@@ -93,6 +93,10 @@ class Http2Connection:
         self._is_leaving = True
         if not self._running:
             self._reading.cancel()
+
+    def expire(self) -> None:
+        """Close: it has been idle for too long."""
+        self._reading.cancel()
 
     def cut(self) -> None:
         """Give up the write under way, and those to come."""
@@ -182,8 +186,7 @@ class Http2Connection:
         stream = self._streams[number] = Stream(number, scope, self)
         self._running += 1
         if self._running == 1:
-            self._terms.idle.pop(self, None)
-            self._reading.deadline = float("inf")
+            self._terms.is_busy(self)
         self._nursery.start_soon(partial(self._serve, stream))
 
     async def _serve(self, stream: Stream) -> None:
@@ -192,8 +195,7 @@ class Http2Connection:
         finally:
             self._running -= 1
             if not self._running:
-                self._terms.idle[self] = None
-                self._reading.deadline = trio.current_time() + self._terms.keep_alive_seconds
+                self._terms.is_idle(self)
                 if self._is_leaving or self._terms.closing:
                     self._reading.cancel()
 

@@ -26,7 +26,9 @@ class StrictParser(h11.Connection):
 
     def next_event(self) -> Any:
         """As h11's."""
-        held = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        if self.their_state is not h11.IDLE:
+            return super().next_event()
+        held = self.trailing_data[0]
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:

@@ -4,11 +4,18 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 
 from covey.http.asgi import ASGIApp, Receive, Scope, Send, header_values, respond
 
 _LABEL = "[A-Za-z0-9_-]+"
 _HOST = re.compile(rf"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?::[0-9]{{1,5}})?")
+
+
+HOST_CHARS_MAX = 253 + len("[]:65535")
+"""RFC 1035, 2.3.4: the longest name of a host; and its port."""
+HOSTS_KNOWN_MAX = 256
+"""How many Host headers are judged once: most clients send the same one for ever."""
 
 
 class Router:
@@ -24,6 +31,7 @@ class Router:
         own = socket.gethostname().lower()
         self._names = {"localhost", own, f"{own}.local", *(name.lower() for name in host_names)}
         self._mounts: list[tuple[str, ASGIApp]] = []
+        self._judge = lru_cache(HOSTS_KNOWN_MAX)(self._judged)
 
     def mount(self, prefix: str, app: ASGIApp) -> None:
         """Give an application every path that is `prefix` or lies below it; "/" takes what nobody else does.
@@ -54,12 +62,13 @@ class Router:
             await send({"type": "websocket.close", "code": 1003})
             return
         hosts = header_values(scope, b"host") or [_authority(scope)]
-        if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+        ours = self.is_ours(hosts[0]) if len(hosts) == 1 else None
+        if ours is None:
             # RFC 9112, 3.2: two of them, or a user's name in it, are read differently by others on the way.
             text = "The Host header is not one host name.\n"
             await respond(send, 400, text.encode(), "text/plain; charset=utf-8", [(b"connection", b"close")])
             return
-        if not self.is_ours(hosts[0]):
+        if not ours:
             text = (
                 "This service is not called by that host name. Its administrator can add it"
                 " in roles.toml: [http] host_names = [...]\n"
@@ -72,11 +81,14 @@ class Router:
             return
         await app(scope, receive, send)
 
-    def is_ours(self, host: str) -> bool:
-        """Whether a Host header names this service."""
+    def is_ours(self, host: str) -> bool | None:
+        """Whether a Host header names this service; `None` where it is not the name of one host."""
+        return self._judge(host) if len(host) <= HOST_CHARS_MAX else None
+
+    def _judged(self, host: str) -> bool | None:
         match = _HOST.fullmatch(host)
         if match is None:
-            return False
+            return None
         if match["v6"] is not None:
             return _is_address(match["v6"], ipaddress.IPv6Address)
         name = match["name"].lower()

@@ -99,6 +99,7 @@ class Listener:
             async with trio.open_nursery() as accepting:
                 if self._certificate:
                     accepting.start_soon(self._certificate.watch)
+                accepting.start_soon(terms.sweep)
                 accepting.start_soon(
                     partial(trio.serve_listeners, partial(self._connect, terms), listeners, handler_nursery=connections)
                 )
@@ -147,11 +148,11 @@ class Listener:
             if self._certificate:
                 handshake = Handshake(stream, self._certificate.context)
                 with self._counted(handshake):
-                    terms.idle[handshake] = None
+                    terms.is_idle(handshake)
                     try:
                         wire = await handshake.run()
                     finally:
-                        terms.idle.pop(handshake, None)
+                        terms.is_busy(handshake)
             if wire is None:
                 return
             connection = Http2Connection(terms, wire) if wire.protocol == "h2" else Connection(terms, wire)

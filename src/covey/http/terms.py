@@ -2,11 +2,16 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 from wsgiref.handlers import format_date_time
+
+import trio
 
 from covey.http.asgi import PEER, ASGIApp, Scope
 from covey.http.proxies import Proxies
+
+SWEEP_SECONDS = 1.0
+"""Between two looks at which connections have been idle for too long."""
 
 
 class Served(Protocol):
@@ -14,6 +19,10 @@ class Served(Protocol):
 
     def close_if_idle(self) -> None:
         """Close between two requests; during one, its answer is the last."""
+        ...
+
+    def expire(self) -> None:
+        """Close: it has been idle for too long."""
         ...
 
     def cut(self) -> None:
@@ -25,8 +34,9 @@ class Served(Protocol):
 class Terms:
     """Set `closing` and no answer keeps its connection any more.
 
-    `idle` holds the connections that nobody waits for an answer on, the longest idle first: a new one may take its
-    place.
+    `idle` holds the connections that nobody waits for an answer on, the longest idle first, each with trio's time
+    until which it may be that: before, a new one may take its place. `sweep` is the task that closes them then; a
+    deadline each would cost a request more than all of this.
     """
 
     app: ASGIApp
@@ -35,8 +45,28 @@ class Terms:
     head_seconds_max: float = 15.0
     proxies: Proxies = field(default_factory=Proxies)
     closing: bool = False
-    idle: dict[Served, None] = field(default_factory=dict[Served, None])
+    idle: dict[Served, float] = field(default_factory=dict[Served, float])
     _date: tuple[int, list[tuple[bytes, bytes]]] = (-1, [])
+
+    def is_idle(self, connection: Served) -> None:
+        """Nobody waits for an answer on it, from now on."""
+        self.idle.pop(connection, None)
+        self.idle[connection] = trio.current_time() + self.keep_alive_seconds
+
+    def is_busy(self, connection: Served) -> None:
+        """Somebody does; or it is gone."""
+        self.idle.pop(connection, None)
+
+    async def sweep(self) -> NoReturn:
+        """Close what has been idle for too long; for ever."""
+        while True:
+            await trio.sleep(min(self.keep_alive_seconds / 4, SWEEP_SECONDS))
+            now = trio.current_time()
+            for connection, until in list(self.idle.items()):
+                if until > now:
+                    break
+                self.is_busy(connection)
+                connection.expire()
 
     def settle(self, scope: Scope) -> None:
         """Say who is at the other end of the connection, and, where that is a trusted proxy, who is behind it."""

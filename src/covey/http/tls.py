@@ -148,6 +148,10 @@ class Handshake:
         """Give up."""
         self._scope.cancel()
 
+    def expire(self) -> None:
+        """Give up."""
+        self._scope.cancel()
+
     def cut(self) -> None:
         """Give up."""
         self._scope.cancel()

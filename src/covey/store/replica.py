@@ -47,10 +47,10 @@ class Replica:
 
     def serve(self, bus: BusHandle) -> None:
         """From now on."""
-        bus.serve(VERIFY, self.verify)
+        bus.serve_at_once(VERIFY, self.verify)
         bus.serve_stream(DENIALS, self.denials)
 
-    async def verify(self, caller: Caller, request: VerifyKey) -> Identity:
+    def verify(self, caller: Caller, request: VerifyKey) -> Identity:
         """Serve VERIFY. Runs for every request of the API: a few reads, no waiting."""
         self._check_lease()
         row, outcome, stands = judge_key(self._rows, asked_id(request), request.digest, self._clock.now())

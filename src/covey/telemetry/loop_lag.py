@@ -3,12 +3,13 @@
 from typing import NoReturn
 
 import trio
-from prometheus_client import Histogram
+
+from covey.telemetry.tallies import Spread
 
 EVERY_SECONDS = 0.5
 
 
-async def measure_loop_lag(lag_seconds: Histogram, *, every_seconds: float = EVERY_SECONDS) -> NoReturn:
+async def measure_loop_lag(lag_seconds: Spread, *, every_seconds: float = EVERY_SECONDS) -> NoReturn:
     """Observe, for ever, how much later than asked for this task woke up: for so long some other one held the loop."""
     while True:
         due = trio.current_time() + every_seconds

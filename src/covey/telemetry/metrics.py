@@ -6,10 +6,11 @@ Names follow vLLM's and OpenTelemetry's habits behind our own prefix.
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from covey.telemetry.collectors import LinkCollector, ModelCollector, ReplicationCollector, StoreCollector
+from covey.telemetry.tallies import Count, Counts, Spread, Spreads
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -23,15 +24,15 @@ OTHER = "other"
 class ModelMetrics:
     """The families of `Metrics` for one model."""
 
-    request_seconds: Histogram
-    first_token_seconds: Histogram
-    token_seconds: Histogram
-    prompt_tokens: Counter
-    generation_tokens: Counter
+    request_seconds: Spread
+    first_token_seconds: Spread
+    token_seconds: Spread
+    prompt_tokens: Count
+    generation_tokens: Count
 
 
 class Metrics:
-    """Every family Covey exports. Cheap to make; children are cached where a call is hot."""
+    """Every family Covey exports. Cheap to make; what is counted, is counted on the event loop."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -39,36 +40,36 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         made = self.registry
         self.build = Info("covey_build", "Version and roles of this node", registry=made)
-        self.requests = Counter(
+        self.requests = Counts(
             "covey_requests", "API requests by route, model and outcome", ["route", "model", "outcome"], registry=made
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = Spreads(
             "covey_e2e_request_latency_seconds", "From the request's arrival to its last byte", ["model"],
-            buckets=_SECONDS, registry=made,
+            bounds=_SECONDS, registry=made,
         )  # fmt: skip
-        self.first_token_seconds = Histogram(
+        self.first_token_seconds = Spreads(
             "covey_time_to_first_token_seconds", "From the request's arrival to its first token", ["model"],
-            buckets=_SECONDS, registry=made,
+            bounds=_SECONDS, registry=made,
         )  # fmt: skip
-        self.token_seconds = Histogram(
+        self.token_seconds = Spreads(
             "covey_inter_token_latency_seconds", "Between the tokens of an answer, averaged over it", ["model"],
-            buckets=_TOKEN_SECONDS, registry=made,
+            bounds=_TOKEN_SECONDS, registry=made,
         )  # fmt: skip
-        self.prompt_tokens = Counter("covey_prompt_tokens", "Tokens of prompts", ["model"], registry=made)
-        self.generation_tokens = Counter("covey_generation_tokens", "Tokens of answers", ["model"], registry=made)
-        self.embedding_tokens = Counter(
+        self.prompt_tokens = Counts("covey_prompt_tokens", "Tokens of prompts", ["model"], registry=made)
+        self.generation_tokens = Counts("covey_generation_tokens", "Tokens of answers", ["model"], registry=made)
+        self.embedding_tokens = Counts(
             "covey_embedding_tokens", "Tokens of texts that were embedded", ["model"], registry=made
         )
-        self.http_requests = Counter(
+        self.http_requests = Counts(
             "covey_http_requests", "HTTP requests of every kind, by route, method and class of status",
             ["route", "method", "status"], registry=made,
         )  # fmt: skip
-        self.limited = Counter(
+        self.limited = Counts(
             "covey_rate_limited", "Requests that a limit refused, by the limit", ["reason"], registry=made
         )
-        self.usage_failures = Counter(
+        self.usage_failures = Counts(
             "covey_usage_flush_failures", "Times that usage records could not be written down", registry=made
-        )
+        ).labels()
         self.in_flight = Gauge("covey_num_requests_in_flight", "API requests being served", registry=made)
         self.engine_running = Gauge(
             "covey_num_requests_running", "Requests that an engine works on", ["model"], registry=made
@@ -76,89 +77,64 @@ class Metrics:
         self.engine_waiting = Gauge(
             "covey_num_requests_waiting", "Requests that wait for an engine", ["model"], registry=made
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = Spreads(
             "covey_request_queue_time_seconds", "How long a request waited for an engine", ["model"],
-            buckets=_SECONDS, registry=made,
+            bounds=_SECONDS, registry=made,
         )  # fmt: skip
-        self.backend_requests = Counter(
+        self.backend_requests = Counts(
             "covey_backend_requests", "Requests that a back end worked on, by outcome", ["backend", "outcome"],
             registry=made,
         )  # fmt: skip
-        self.backend_seconds = Histogram(
+        self.backend_seconds = Spreads(
             "covey_backend_first_token_seconds", "From asking a back end to the first piece of its answer",
-            ["backend"], buckets=_SECONDS, registry=made,
+            ["backend"], bounds=_SECONDS, registry=made,
         )  # fmt: skip
         self.upstream_up = Gauge(
             "covey_upstream_up", "Whether a server of models answers when it is asked", ["backend", "upstream"],
             registry=made,
         )  # fmt: skip
-        self.engine_restarts = Counter("covey_engine_restarts", "Engines that died and were started again", ["model"],
+        self.engine_restarts = Counts("covey_engine_restarts", "Engines that died and were started again", ["model"],
                                        registry=made)  # fmt: skip
-        self.bus_calls = Counter("covey_bus_calls", "Bus calls by method and outcome", ["method", "outcome"],
+        self.bus_calls = Counts("covey_bus_calls", "Bus calls by method and outcome", ["method", "outcome"],
                                  registry=made)  # fmt: skip
-        self.log_ins = Counter("covey_log_ins", "Attempts to log in, by outcome", ["outcome"], registry=made)
-        self.key_checks = Counter("covey_key_checks", "API keys verified, by outcome", ["outcome"], registry=made)
-        self.store_commits = Counter("covey_store_commits", "Durable batches written", registry=made)
-        self.store_writes = Counter("covey_store_writes", "Writes that those batches held", registry=made)
+        self.log_ins = Counts("covey_log_ins", "Attempts to log in, by outcome", ["outcome"], registry=made)
+        self.key_checks = Counts("covey_key_checks", "API keys verified, by outcome", ["outcome"], registry=made)
+        self.store_commits = Counts("covey_store_commits", "Durable batches written", registry=made).labels()
+        self.store_writes = Counts("covey_store_writes", "Writes that those batches held", registry=made).labels()
         self.http_connections = Gauge("covey_http_connections", "Open connections of the listener", registry=made)
-        self.loop_lag = Histogram(
-            "covey_event_loop_lag_seconds", "How much later than asked for a task woke up", buckets=_LAG_SECONDS,
+        self.loop_lag = Spreads(
+            "covey_event_loop_lag_seconds", "How much later than asked for a task woke up", bounds=_LAG_SECONDS,
             registry=made,
-        )  # fmt: skip
+        ).labels()  # fmt: skip
         self.models, self.store = ModelCollector(), StoreCollector()
         self.links, self.replication = LinkCollector(), ReplicationCollector()
         for collector in (self.models, self.store, self.links, self.replication):
             made.register(collector)
-        self._http_children: dict[tuple[str, str, int], Counter] = {}
-        self._key_check_children: dict[str, Counter] = {}
-        self._backend_children: dict[tuple[str, str], Counter] = {}
-        self._backend_began_children: dict[str, Histogram] = {}
-        self._bus_children: dict[tuple[str, str], Counter] = {}
-        self._request_children: dict[tuple[str, str, str], Counter] = {}
         self._models: dict[str, ModelMetrics] = {}
 
     def bus_call(self, method: str, outcome: str) -> None:
-        """Count a call; looks its child up once (a `labels()` costs as much as the call itself)."""
-        child = self._bus_children.get((method, outcome))
-        if child is None:
-            child = self._bus_children[method, outcome] = self.bus_calls.labels(method, outcome)
-        child.inc()
+        """Count a call."""
+        self.bus_calls.labels(method, outcome).inc()
 
     def key_check(self, outcome: str) -> None:
         """Count a key that was verified, or not."""
-        child = self._key_check_children.get(outcome)
-        if child is None:
-            child = self._key_check_children[outcome] = self.key_checks.labels(outcome)
-        child.inc()
+        self.key_checks.labels(outcome).inc()
 
     def request_ended(self, route: str, model: str, outcome: str) -> None:
         """Count an API request."""
-        child = self._request_children.get((route, model, outcome))
-        if child is None:
-            child = self._request_children[route, model, outcome] = self.requests.labels(route, model, outcome)
-        child.inc()
+        self.requests.labels(route, model, outcome).inc()
 
     def http_request(self, route: str, method: str, status: int) -> None:
         """Count an HTTP request: the route as a template, "" for a path that is none."""
-        key = route or OTHER, method if method in METHODS else OTHER, status // 100
-        child = self._http_children.get(key)
-        if child is None:
-            child = self._http_children[key] = self.http_requests.labels(key[0], key[1], f"{key[2]}xx")
-        child.inc()
+        self.http_requests.labels(route or OTHER, method if method in METHODS else OTHER, f"{status // 100}xx").inc()
 
     def backend_began(self, backend: str, seconds: float) -> None:
         """The first piece of an answer has come from a back end."""
-        child = self._backend_began_children.get(backend)
-        if child is None:
-            child = self._backend_began_children[backend] = self.backend_seconds.labels(backend)
-        child.observe(seconds)
+        self.backend_seconds.labels(backend).observe(seconds)
 
     def backend_ended(self, backend: str, outcome: str) -> None:
         """Count a request at a back end."""
-        child = self._backend_children.get((backend, outcome))
-        if child is None:
-            child = self._backend_children[backend, outcome] = self.backend_requests.labels(backend, outcome)
-        child.inc()
+        self.backend_requests.labels(backend, outcome).inc()
 
     def of_model(self, model: str) -> "ModelMetrics":
         """What a gateway counts for one model; a model of the cluster, or "unknown"."""

@@ -82,6 +82,8 @@ FAIL_STREAM = Streaming("conformance.fail_stream", Failure, Item, access=_GATEWA
 BUG = Unary("conformance.bug", Nothing, Text, access=_GATEWAY)
 LIAR = Unary("conformance.liar", Nothing, Text, access=_GATEWAY)
 """Returns what its contract does not say."""
+AT_ONCE = Unary("conformance.at_once", Text, Text, access=_GATEWAY)
+"""Served by a plain function, which does what the text says: `refuse`, `bug`, `lie`; any other comes back."""
 HANG = Unary("conformance.hang", Nothing, Text, access=_GATEWAY)
 HANG_STREAM = Streaming("conformance.hang_stream", Amount, Item, access=_GATEWAY, idle_seconds=0.2)
 """Emits, then never ends."""
@@ -118,6 +120,7 @@ def serve_far(bus: BusHandle) -> None:
     bus.serve_stream(FAIL_STREAM, callee.fail_stream)
     bus.serve(BUG, callee.bug)
     bus.serve(LIAR, callee.liar)
+    bus.serve_at_once(AT_ONCE, callee.at_once)
     bus.serve(HANG, callee.hang)
     bus.serve_stream(HANG_STREAM, callee.hang_stream)
     bus.serve(LARGE, callee.large)
@@ -188,6 +191,13 @@ class _Callee:
 
     async def liar(self, _: Caller, __: Nothing) -> Any:
         return Nothing()
+
+    def at_once(self, _: Caller, request: Text) -> Any:
+        if request.text == "refuse":
+            raise CallError("not_found", "There is none.", reason="conformance")
+        if request.text == "bug":
+            raise ZeroDivisionError("conformance")
+        return Nothing() if request.text == "lie" else request
 
     async def hang(self, _: Caller, __: Nothing) -> Text:
         with self._recorded():

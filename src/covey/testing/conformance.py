@@ -24,6 +24,7 @@ from covey.contracts.method import Nothing
 from covey.errors import CODES, CallError, Code, Problem
 from covey.telemetry.logs import set_request_id
 from covey.testing.callee import (
+    AT_ONCE,
     BUG,
     COUNT,
     ECHO,
@@ -136,6 +137,14 @@ class BusConformance:
         assert "ZeroDivision" not in str(caught[0])
         with refused("internal"):
             await ends.bus.call(LIAR, Nothing())
+
+    async def test_a_handler_that_never_waits(self, ends: Ends) -> None:
+        assert await ends.bus.call(AT_ONCE, Text("hello")) == Text("hello")
+        with refused("not_found", "conformance"):
+            await ends.bus.call(AT_ONCE, Text("refuse"))
+        for wrong in ("bug", "lie"):
+            with refused("internal"):
+                await ends.bus.call(AT_ONCE, Text(wrong))
 
     async def test_unary_deadline_cancels_the_handler(self, ends: Ends) -> None:
         with refused("deadline"):

@@ -7,7 +7,7 @@ import trio
 
 from covey.contracts.inference import ChatDelta, ChatRequest, Usage
 from covey.dialects.base import Gathered
-from covey.errors import CallError
+from covey.errors import CallError, Code
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.way import Way
 from covey.transport.base import PeerId
@@ -17,6 +17,8 @@ CHOICES_AT_ONCE = 8
 
 ANSWER_SIZE_MAX = 4 * 1024 * 1024
 """Characters of one answer, beyond what any model has to say: a server that never ends costs no more memory."""
+ENDED_HERE: frozenset[Code] = frozenset({"deadline", "unauthenticated"})
+"""Patience was at an end, or the key was revoked."""
 TOKENS_MAX = 2**31
 """Of one answer, and of its prompt."""
 
@@ -49,8 +51,8 @@ class Choice:
         try:
             deltas = await self.way.batch(until)
         except CallError as error:
-            # Nothing was delivered: neither is the prompt billed. Where patience ended, somebody worked on it.
-            self._refused = not self.gathered.tokens and error.code != "deadline"
+            # Nothing was delivered: neither is the prompt billed. Where it was ended here, somebody worked on it.
+            self._refused = not self.gathered.tokens and error.code not in ENDED_HERE
             raise
         if deltas:
             self.gathered.add(deltas)
@@ -147,10 +149,9 @@ class Answers:
             CallError: a back end's; `upstream`, `deadline`; `unauthenticated` where what the request was let in with
                 counts no more.
         """
-        asked, batch = self._asked, None
+        asked = self._asked
         asked.live.check()
-        with trio.CancelScope() as asked.live.waiting:
-            batch = await self._next(until)
+        batch = await self._next(until)
         asked.live.check()
         if batch:
             choices = self._choices

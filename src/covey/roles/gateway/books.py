@@ -175,6 +175,10 @@ class Entry(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None) -> None:
+        """The request has ended so; for who cannot use a block."""
         if error is not None:
             self._asked.outcome = _outcome_of(error)
         self._books.end(self._asked)

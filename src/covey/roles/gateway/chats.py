@@ -1,6 +1,5 @@
 """Answers requests of every dialect: chats as streams or whole, and embeddings."""
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from covey.roles.gateway.answers import Answers
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.completions import Completions
 from covey.roles.gateway.exchange import Exchange
+from covey.telemetry.logs import new_id
 from covey.transport.base import PeerId
 
 PAUSE_SECONDS_EACH = 0.0002
@@ -142,9 +142,7 @@ class Answering:
                     await trio.sleep(pause)
 
     def _head(self, exchange: Exchange, model: str) -> Head:
-        return Head(
-            secrets.token_hex(12), model, time.time(), elapsed=lambda: trio.current_time() - exchange.started_at
-        )
+        return Head(new_id(), model, time.time(), elapsed=lambda: trio.current_time() - exchange.started_at)
 
     def _tell_node(self, exchange: Exchange, node: PeerId | None) -> None:
         if self._name_of is not None and node is not None:

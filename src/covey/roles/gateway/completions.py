@@ -1,7 +1,9 @@
 """Opens the answers to a request: counted, placed, streamed, and ended with whoever asked."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
 
 import trio
 from msgspec.structs import replace
@@ -10,16 +12,17 @@ from covey.bus.background import open_background
 from covey.bus.bus import BusHandle
 from covey.contracts.auth import Identity
 from covey.contracts.inference import CHAT, EMBED, Capability, ChatRequest, EmbedRequest, Usage
+from covey.contracts.method import Streaming
 from covey.dialects.counting import estimated_input_tokens, estimated_tokens
 from covey.errors import CallError
 from covey.roles.gateway.admission import check_model
 from covey.roles.gateway.answers import TOKENS_MAX, Answers, Choice, miscounted, prompt_key
-from covey.roles.gateway.books import Asked, Books
+from covey.roles.gateway.books import Asked, Books, Entry
 from covey.roles.gateway.limiting import Limiter
 from covey.roles.gateway.needs import OPENAI_FIELDS, needs
 from covey.roles.gateway.patience import Patiences
 from covey.roles.gateway.placement import Fleet, Wanted
-from covey.roles.gateway.way import Way
+from covey.roles.gateway.way import Reply, Request, Way
 
 
 class Completions:
@@ -45,10 +48,9 @@ class Completions:
         asked.charge = await self._limiter.admit(asked.identity, prompt_tokens=0, answer_tokens_max=0)
         asked.charge.settle(0)
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str], *, model: str
-    ) -> AsyncGenerator[Answers, None]:
+    ) -> AbstractAsyncContextManager[Answers]:
         """Run a request's chats; leaving the block stops the engines and closes the books.
 
         Args:
@@ -61,22 +63,7 @@ class Completions:
             CallError: `draining`, `rate_limited`, `forbidden`, `not_found`, `unsupported`, `no_capacity`, and what the
                 node says.
         """
-        with self._books.entry(asked):
-            choices = await self._choices(asked, chats, fields, model)
-            answers = Answers(asked, choices)
-            try:
-                if len(choices) <= 1:
-                    yield answers
-                else:
-                    async with open_background() as nursery:
-                        answers = Answers(asked, choices, nursery)
-                        yield answers
-            finally:
-                asked.usage, asked.node = answers.billed, answers.node
-                for choice in choices:
-                    await choice.way.leave()
-            if not answers.is_complete:
-                asked.outcome = "cancelled"
+        return _Opened(self._books.entry(asked), asked, partial(self._choices, asked, chats, fields, model))
 
     async def _choices(
         self, asked: Asked, chats: Sequence[ChatRequest], fields: Mapping[Capability, str], written: str
@@ -99,13 +86,7 @@ class Completions:
         for chat, prompt_tokens in zip(chats, estimates, strict=True):
             limits = [limit for limit in (chat.max_tokens, share) if limit is not None]
             request = replace(chat, model=model, tenant=asked.identity.key_id, max_tokens=min(limits, default=None))
-            wanted = _wanted(asked.identity, model, needs(chat, fields))
-            # A model that nobody has is refused here, before it is a label of the metrics.
-            first = await self._fleet.place(wanted)
-            asked.model = model
-            way = Way(
-                self._bus, self._fleet, self._books.tally, CHAT, request, wanted, self._patiences.of(model), first=first
-            )
+            way = await self._way(asked, model, CHAT, request, needs(chat, fields))
             choices.append(Choice(chat, way, prompt_tokens))
         return choices
 
@@ -120,24 +101,13 @@ class Completions:
             await self._admit(asked, estimate, 0, answers=1)
             model = await self._fleet.name_of(request.model, asked.identity)
             check_model(asked.identity, model)
-            wanted = _wanted(asked.identity, model, {"embed": OPENAI_FIELDS["embed"]})
-            first = await self._fleet.place(wanted)
-            asked.model = model
             request = replace(request, model=model, tenant=asked.identity.key_id)
-            way = Way(
-                self._bus, self._fleet, self._books.tally, EMBED, request, wanted, self._patiences.of(model),
-                first=first,
-            )  # fmt: skip
+            way = await self._way(asked, model, EMBED, request, {"embed": OPENAI_FIELDS["embed"]})
             vectors: list[bytes] = []
             tokens = 0
             try:
-                while True:
-                    batch = None
-                    with trio.CancelScope() as asked.live.waiting:
-                        batch = await way.batch()
+                while batch := await way.batch():
                     asked.live.check()
-                    if not batch:
-                        break
                     for part in batch:
                         if not 0 <= part.prompt_tokens <= TOKENS_MAX:
                             raise miscounted(model)
@@ -150,6 +120,24 @@ class Completions:
                 raise CallError("upstream", f"The model {model!r} did not embed every input.")
             return vectors
 
+    async def _way(
+        self,
+        asked: Asked,
+        model: str,
+        method: Streaming[Request, Reply],
+        request: Request,
+        needed: Mapping[Capability, str],
+    ) -> Way[Request, Reply]:
+        """The way to where a request is placed first."""
+        wanted = _wanted(asked.identity, model, needed)
+        # A model that nobody has is refused here, before it is a label of the metrics.
+        first = await self._fleet.place(wanted)
+        asked.model = model
+        return Way(
+            self._bus, self._fleet, self._books.tally, method, request, wanted, self._patiences.of(model), asked.live,
+            first=first,
+        )  # fmt: skip
+
     async def _admit(self, asked: Asked, prompt_tokens: int, answer_tokens: int | None, *, answers: int) -> int | None:
         """Count a request; returns how many tokens each of its answers may have, `None`: any."""
         charge = await self._limiter.admit(
@@ -161,6 +149,58 @@ class Completions:
         if charge.answer_tokens_max is None or not answers:
             return None
         return max(charge.answer_tokens_max // answers, 1)
+
+
+class _Opened(AbstractAsyncContextManager[Answers]):
+    """Made by `Completions.open`. No generator: those cost a request as much as all of this.
+
+    Args:
+        entry: the request's, in the books.
+        asked: the same request.
+        choose: places its chats.
+    """
+
+    def __init__(self, entry: Entry, asked: Asked, choose: Callable[[], Awaitable[list[Choice]]]) -> None:
+        self._entry = entry
+        self._asked = asked
+        self._choose = choose
+        self._side_by_side: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    async def __aenter__(self) -> Answers:
+        self._entry.__enter__()
+        try:
+            self._choices = await self._choose()
+            nursery: trio.Nursery | None = None
+            if len(self._choices) > 1:
+                self._side_by_side = open_background()
+                nursery = await self._side_by_side.__aenter__()
+        except BaseException as error:
+            self._entry.close(error)
+            raise
+        self._answers = Answers(self._asked, self._choices, nursery)
+        return self._answers
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._side_by_side is not None:
+                await self._side_by_side.__aexit__(kind, error, traceback)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            await self._close(error)
+
+    async def _close(self, error: BaseException | None) -> None:
+        self._asked.usage, self._asked.node = self._answers.billed, self._answers.node
+        if error is None and not self._answers.is_complete:
+            self._asked.outcome = "cancelled"
+        try:
+            for choice in self._choices:
+                await choice.way.leave()
+        finally:
+            self._entry.close(error)
 
 
 def _wanted(identity: Identity, model: str, needed: Mapping[Capability, str]) -> Wanted:

@@ -7,10 +7,12 @@ revoked gets an error, and never the end of an answer; the engine stops.
 import logging
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
 import trio
 
 from covey.bus.bus import BusHandle
+from covey.bus.replies import Replies
 from covey.contracts.auth import VERIFY, VerifyKey
 from covey.contracts.leases import DENIALS, Denied
 from covey.contracts.method import Nothing
@@ -29,8 +31,7 @@ class Live:
 
     def __init__(self, key: VerifyKey | None = None) -> None:
         self.key = key
-        self.waiting = trio.CancelScope()
-        """Of the wait for the engine: a new one for each. What is on its way to the client is not cut in the middle."""
+        self._replies: set[Replies[Any]] = set()
         self._owner: str | None = None
         self._denied: set[str] = set()
         self._refusal: CallError | None = None
@@ -50,10 +51,24 @@ class Live:
         elif self._owner in owners:
             self.end(_disabled())
 
+    def follow(self, replies: Replies[Any]) -> None:
+        """Work for it has begun, of which these are the results: they end with it, and whoever waits for them learns
+        why. A scope around each wait would cost a token as much as the rest of its way; and what is being written to
+        the client is not cut in the middle.
+        """
+        self._replies.add(replies)
+        if self._refusal is not None:
+            replies.end(CallError.of(self._refusal.problem))
+
+    def leave(self, replies: Replies[Any]) -> None:
+        """That work is over."""
+        self._replies.discard(replies)
+
     def end(self, refusal: CallError) -> None:
         """It counts no more."""
         self._refusal = refusal
-        self.waiting.cancel()
+        for replies in self._replies:
+            replies.end(CallError.of(refusal.problem))
 
     def check(self) -> None:
         """Raise why it counts no more, where that is so."""

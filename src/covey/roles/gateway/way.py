@@ -12,6 +12,7 @@ from covey.bus.bus import BusHandle
 from covey.bus.replies import Replies
 from covey.contracts.method import Streaming
 from covey.errors import CallError, Code
+from covey.roles.gateway.live import Live
 from covey.roles.gateway.patience import Patience
 from covey.roles.gateway.placement import Fleet, Wanted
 from covey.roles.gateway.stats import Tally
@@ -38,6 +39,7 @@ class Way(Generic[Request, Reply]):
         request: for it.
         wanted: what the node must have, and be.
         patience: how long to wait.
+        live: ends it where the key it was let in with counts no more.
         first: the node to try first, as placed.
     """
 
@@ -50,6 +52,7 @@ class Way(Generic[Request, Reply]):
         request: Request,
         wanted: Wanted,
         patience: Patience,
+        live: Live,
         *,
         first: PeerId | None,
     ) -> None:
@@ -60,6 +63,7 @@ class Way(Generic[Request, Reply]):
         self._request = request
         self._wanted = wanted
         self._patience = patience
+        self._live = live
         now = trio.current_time()
         self._deadline = now + patience.total_seconds
         self._silent_at = now + patience.first_seconds
@@ -139,6 +143,7 @@ class Way(Generic[Request, Reply]):
         self._fleet.started(peer, self._wanted.model)
         self._peer, self._stream, self._replies = peer, stream, replies
         self.node = peer
+        self._live.follow(replies)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s for the model %s runs on %s.", self._method.name, self._wanted.model, self._bus.name_of(peer))
 
@@ -146,6 +151,8 @@ class Way(Generic[Request, Reply]):
         """Stop the node that works on it, if one does."""
         if self._peer is not None:
             self._fleet.ended(self._peer, self._wanted.model)
+        if self._replies is not None:
+            self._live.leave(self._replies)
         stream, self._stream = self._stream, None
         self._peer = self._replies = None
         if stream is not None:

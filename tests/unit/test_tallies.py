@@ -1,0 +1,68 @@
+"""Our counters and histograms show what prometheus-client's own would."""
+
+import math
+import threading
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from covey.telemetry.tallies import Counts, Spreads
+
+BOUNDS = (0.1, 1, 2.5)
+
+
+def shown(registry: CollectorRegistry) -> list[str]:
+    """The exposition, but for when each series was made."""
+    return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+
+
+@pytest.mark.parametrize("values", [(), (0.0,), (0.1, 0.1000001, 1, 2.5, 3e9), (math.inf, 0.5), (2.0,) * 1000])
+def test_they_show_what_the_librarys_own_do(values: tuple[float, ...]) -> None:
+    """Mutation: `bisect_right`, which puts a value that is a bound into the next bucket."""
+    theirs, ours = CollectorRegistry(auto_describe=True), CollectorRegistry(auto_describe=True)
+    library = (
+        Counter("c", "Counted", ["x", "y"], registry=theirs),
+        Histogram("h", "Spread", buckets=BOUNDS, registry=theirs),
+    )
+    own = Counts("c", "Counted", ["x", "y"], registry=ours), Spreads("h", "Spread", bounds=BOUNDS, registry=ours)
+    for counter, histogram in (library, (own[0], own[1].labels())):
+        for value in values:
+            histogram.observe(value)
+            counter.labels('a"\n', "b").inc()
+            counter.labels("a", "c").inc(value if math.isfinite(value) else 2)
+    assert shown(ours) == shown(theirs)
+
+
+def test_a_series_has_all_of_its_labels() -> None:
+    counts = Counts("c", "Counted", ["x", "y"], registry=CollectorRegistry())
+    with pytest.raises(ValueError, match="c has the labels x, y"):
+        counts.labels("a")
+    assert counts.labels("a", "b") is counts.labels("a", "b")
+
+
+def test_a_name_is_taken_once() -> None:
+    registry = CollectorRegistry(auto_describe=True)
+    Counts("c", "Counted", registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Spreads("c", "Spread", bounds=BOUNDS, registry=registry)
+
+
+def test_they_are_shown_while_new_series_come() -> None:
+    """Rendering runs in a thread. Mutation: walk over the dictionary itself."""
+    registry = CollectorRegistry()
+    counts, stop = Counts("c", "Counted", ["x"], registry=registry), threading.Event()
+
+    def count() -> None:
+        for number in range(1_000_000):
+            counts.labels(str(number % 50_000)).inc()
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        sizes = [len(shown(registry)) for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert sizes == sorted(sizes)
