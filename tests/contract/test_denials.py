@@ -189,7 +189,7 @@ def disabling(_: MintedKey) -> Op:
 async def test_what_is_denied_ends_in_an_error_at_once(
     where: str, denial: Callable[[MintedKey], Op], script: Script
 ) -> None:
-    """Mutation: leave the last check out of `Completion.batch`, or the cancelling out of `Live.end`."""
+    """Mutation: leave the last check out of `Answers.batch`, or the end of the replies out of `Live.end`."""
     async with world(where) as here, gateway(auth=False, serve=here.serve) as node:
         node.inference.script = script
         key, other = await here.key("ann"), await here.key("bob")
@@ -215,6 +215,23 @@ async def test_what_is_denied_ends_in_an_error_at_once(
             if script is forever:
                 assert b"word" in await three.until(b"word ")  # somebody else's goes on
         assert node.sample("covey_requests_total", route=CHAT_PATH, model="scripted", outcome="unauthenticated") == 2
+
+
+async def test_a_prompt_that_was_worked_on_is_counted_though_its_key_was_revoked_before_the_first_token() -> None:
+    """Mutation: leave `unauthenticated` out of `ENDED_HERE`."""
+
+    async def mute(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        await trio.sleep_forever()
+
+    async with world("auth node") as here, gateway(auth=False, serve=here.serve) as node:
+        node.inference.script = mute
+        key = await here.key("ann")
+        async with node.served.client() as client:
+            await client.send(ask_for(node, key, stream=False))
+            await eventually(lambda: node.inference.running == 1)
+            await here.say(revocation(key))
+            assert (await client.answer()).status == 401
+        assert node.sample("covey_prompt_tokens_total", model="scripted") > 0
 
 
 async def test_a_removed_auth_nodes_keys_are_cut() -> None:

@@ -81,6 +81,14 @@ def test_hosts_that_are_not(host: str) -> None:
     assert not Router(["covey.example"]).is_ours(host)
 
 
+def test_a_name_that_no_host_can_have_is_none() -> None:
+    """Mutation: judge it, and remember 256 such."""
+    assert Router().is_ours("a." * 120 + "localhost")
+    assert Router().is_ours("a." * 150 + "localhost") is None
+    assert Router().is_ours("localhost, evil.example") is None
+    assert Router().is_ours("evil.example") is False
+
+
 @given(st.text(max_size=40))
 def test_any_host_gets_a_verdict(host: str) -> None:
     Router().is_ours(host)
