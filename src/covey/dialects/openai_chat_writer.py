@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from covey.contracts.inference import ChatDelta, Finish, ToolCallDelta, Usage
-from covey.dialects import sse
 from covey.dialects.base import Gathered, Head
-from covey.dialects.openai_shapes import chat_usage, encode, token_logprobs
-from covey.dialects.problems import openai_body
+from covey.dialects.openai_shapes import chat_usage, encode, stream_end, stream_failed, token_logprobs
 from covey.errors import CallError
 
 _ROLE = b'{"role":"assistant","content":""}'
@@ -63,15 +61,12 @@ class ChatWriter:
         return before + between.join(texts) + after if texts else b""
 
     def end(self, answers: Sequence[Gathered], usage: Usage) -> bytes:
-        """After the last choice, where asked for: usage, with `choices` empty."""
-        if not self._include_usage:
-            return sse.DONE
-        told = encode(chat_usage(usage, answers))
-        return self._head + b',"choices":[],"usage":' + told + b"}\n\n" + sse.DONE
+        """See `stream_end`."""
+        return stream_end(self._head, answers, usage if self._include_usage else None)
 
     def failed(self, error: CallError) -> bytes:
-        """An event of its own, and never `[DONE]`: half an answer must not pass for a whole one."""
-        return sse.event(openai_body(error), "error")
+        """See `stream_failed`."""
+        return stream_failed(error)
 
     def whole(self, answers: Sequence[Gathered], usage: Usage) -> bytes:
         """The chat completion object."""

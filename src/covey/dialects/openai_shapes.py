@@ -1,4 +1,4 @@
-"""Pieces of answers that several of OpenAI's APIs share: usage, and probabilities of tokens. Pure."""
+"""Pieces of answers that several of OpenAI's APIs share: usage, probabilities of tokens, the end of streams. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 import msgspec
 
 from covey.contracts.inference import Alternative, TokenLogprob, Usage
+from covey.dialects import sse
 from covey.dialects.base import Gathered
+from covey.dialects.problems import openai_body
+from covey.errors import CallError
 
 encode = msgspec.json.Encoder().encode
 
@@ -46,3 +49,21 @@ def _logprob(token: TokenLogprob | Alternative) -> dict[str, Any]:
         "logprob": finite(token.logprob),
         "bytes": list(token.raw or token.token.encode()),
     }
+
+
+def stream_end(head: bytes, answers: Sequence[Gathered], usage: Usage | None) -> bytes:
+    """What ends a stream of chunks: `[DONE]`; before it, where asked for, a chunk of usage, with `choices` empty.
+
+    Args:
+        head: with which each chunk begins, up to where its object is open.
+        answers: of all choices.
+        usage: `None`: it was not asked for.
+    """
+    if usage is None:
+        return sse.DONE
+    return head + b',"choices":[],"usage":' + encode(chat_usage(usage, answers)) + b"}\n\n" + sse.DONE
+
+
+def stream_failed(error: CallError) -> bytes:
+    """What ends one that fails: an event of its own, and never `[DONE]`: half an answer must not pass for a whole."""
+    return sse.event(openai_body(error), "error")
