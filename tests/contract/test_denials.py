@@ -26,6 +26,7 @@ from covey.contracts.keys import MINT_BYTES, MintedKey, mint
 from covey.contracts.leases import DENIALS, Denied
 from covey.contracts.method import Nothing
 from covey.errors import CallError, Problem
+from covey.roles.gateway.answers import CHOICES_AT_ONCE
 from covey.roles.gateway.live import LiveRequests
 from covey.store.denied import HeededRows
 from covey.store.feed_log import GENESIS_KEY
@@ -36,7 +37,9 @@ from covey.store.memory import MemoryStore
 from covey.store.replica import SIGN_OF_LIFE_SECONDS, Replica
 from covey.store.writer import Store, open_store
 from covey.telemetry.metrics import Metrics
+from covey.testing import BOB
 from covey.transport.base import PeerId
+from covey.transport.memory import MemoryNetwork
 
 CHAT_PATH = "/v1/chat/completions"
 CUT_SECONDS_MAX = 1.0
@@ -109,6 +112,7 @@ async def world(where: str) -> AsyncGenerator[World, None]:
         yield made
 
 
+near_and_far = pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
 both = pytest.mark.parametrize("where", ["auth node", "copy"])
 
 
@@ -218,7 +222,7 @@ async def test_what_is_denied_ends_in_an_error_at_once(
 
 
 async def test_a_prompt_that_was_worked_on_is_counted_though_its_key_was_revoked_before_the_first_token() -> None:
-    """Mutation: leave `unauthenticated` out of `ENDED_HERE`."""
+    """Mutation: leave `has_ended` out of `Choice.batch`."""
 
     async def mute(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
         await trio.sleep_forever()
@@ -232,6 +236,66 @@ async def test_a_prompt_that_was_worked_on_is_counted_though_its_key_was_revoked
             await here.say(revocation(key))
             assert (await client.answer()).status == 401
         assert node.sample("covey_prompt_tokens_total", model="scripted") > 0
+
+
+@near_and_far
+async def test_what_a_node_calls_unauthenticated_is_no_denial_of_ours(far: bool) -> None:
+    """Mutation: go by the error's code in `Choice.batch`: the prompt is billed, though nobody worked on it."""
+
+    async def refused(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        raise CallError("unauthenticated", "The upstream does not know our key.")
+
+    async with gateway(far=MemoryNetwork() if far else None) as node:
+        node.inference.script = refused
+        await node.ask(CHAT_PATH, chat_body(model="scripted"))
+        assert node.sample("covey_requests_total", route=CHAT_PATH, model="scripted", outcome="unauthenticated") == 1
+        assert node.sample("covey_prompt_tokens_total", model="scripted") == 0
+
+
+@near_and_far
+async def test_choices_that_wait_their_turn_are_not_begun_with_a_key_that_was_denied(far: bool) -> None:
+    """Their client reads slowly, so that nobody waits for an answer when the denial comes.
+
+    Mutation: leave the first check out of `Way.batch`. Each begins then, and is ended at once.
+    """
+
+    async def flood(request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        for _ in range(15):
+            await emit(ChatDelta("word " * 50_000, tokens=1))
+        await trio.sleep_forever()
+
+    network = MemoryNetwork() if far else None
+    async with world("auth node") as here, gateway(auth=False, serve=here.serve, far=network) as node:
+        node.inference.script = flood
+        key = await here.key("ann")
+        body = chat_body(model="scripted", stream=True, n=3 * CHOICES_AT_ONCE)
+        async with node.served.client(receive_buffer_bytes=4096) as client:
+            await client.send(node.request(CHAT_PATH, body, headers=f"Authorization: Bearer {key.text}\r\n"))
+            await eventually(lambda: node.inference.running == CHOICES_AT_ONCE)
+            await here.say(revocation(key))
+            await eventually(lambda: node.inference.running == 0)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(node.inference.requests) == CHOICES_AT_ONCE
+            client.hang_up("rst")
+
+
+async def test_a_request_that_is_still_on_its_way_to_its_node_is_cut() -> None:
+    """It is longer than what the link holds, and the other machine stands still. Mutation: no scope around `_reach`."""
+    network = MemoryNetwork()
+    async with world("auth node") as here, gateway(auth=False, serve=here.serve, far=network) as node:
+        key = await here.key("ann")
+        headers = f"Authorization: Bearer {key.text}\r\n"
+        async with node.served.client() as client:
+            await client.send(node.request(CHAT_PATH, chat_body(), headers=headers))  # now it knows who has which model
+            assert (await client.answer()).status == 200
+            network.freeze(BOB)
+            await client.send(node.request(CHAT_PATH, chat_body("x " * 600_000), headers=headers))
+            await eventually(lambda: node.parts.metrics.registry.get_sample_value("covey_num_requests_in_flight") == 1)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await here.say(revocation(key))
+            with trio.fail_after(CUT_SECONDS_MAX):
+                assert (await client.answer()).status == 401
+            network.thaw(BOB)
 
 
 async def test_a_removed_auth_nodes_keys_are_cut() -> None:

@@ -553,7 +553,7 @@ async def test_shutdown_cuts_a_stream_without_calling_it_done(*, reading: bool) 
             if reading:
                 nursery.start_soon(read)
             await trio.sleep(0.1)
-            assert 0.3 < await node.served.shut_down() < 1
+            assert 0.3 < await node.served.shut_down() < 3
         assert not reading or b"[DONE]" not in got[0]
 
 
@@ -570,7 +570,7 @@ async def test_shutdown_lets_a_stream_end() -> None:
             await idle.send(node.request("/v1/models"))
             await idle.answer()
             await client.until(b"data:")
-            assert await node.served.shut_down() < 1
+            assert await node.served.shut_down() < 2.5
             assert (await client.rest()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 

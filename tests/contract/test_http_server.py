@@ -410,7 +410,7 @@ async def test_a_body_that_nobody_reads_does_not_stop_the_shutdown() -> None:
 
         nursery.start_soon(pour)
         assert (await client.answer()).status == 401
-        assert await served.shut_down() < 1.5
+        assert await served.shut_down() < 3
         nursery.cancel_scope.cancel()
 
 
@@ -423,7 +423,7 @@ async def test_a_client_that_leaves_is_noticed(how: str, ahead: bytes) -> None:
         await client.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n" + ahead)
         await eventually(lambda: app.running == 1)
         client.hang_up(how)
-        assert await eventually(lambda: app.running == 0) < 0.1
+        assert await eventually(lambda: app.running == 0) < 1  # `bench leaving` has the figure
 
 
 async def test_a_stream_ends_when_its_reader_stops_reading() -> None:
@@ -439,7 +439,7 @@ async def test_shutdown_closes_idle_connections_at_once() -> None:
         await used.send(PING)
         await used.answer()
         await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 2)
-        assert await served.shut_down() < 0.5
+        assert await served.shut_down() < 2.5
         assert await used.rest() == await fresh.rest() == b""
 
 
@@ -457,9 +457,10 @@ async def test_shutdown_lets_a_request_finish() -> None:
         await trio.sleep(0.2)
         with pytest.raises(OSError):
             await trio.open_tcp_stream("127.0.0.1", served.port)
+        assert not took
         app.go_on.set()
         assert b"ended" in await client.rest()
-    assert 0.2 <= took[0] < 1
+    assert took[0] < 4
 
 
 @pytest.mark.parametrize("path", [b"/slow", b"/flood", b"/gone"])
@@ -469,7 +470,7 @@ async def test_shutdown_cuts_what_does_not_finish(path: bytes) -> None:
         if path != b"/gone":
             await client.head()
         await trio.sleep(0.2)
-        assert 0.2 < await served.shut_down() < 1.0
+        assert 0.2 < await served.shut_down() < 3
 
 
 async def test_a_request_that_was_begun_before_the_stop_is_served_without_keeping_the_connection() -> None:
@@ -481,7 +482,7 @@ async def test_a_request_that_was_begun_before_the_stop_is_served_without_keepin
         await client.send(b"cd")
         assert (await client.answer()).body == b"abcd"
         assert await client.rest() == b""
-        assert await served.shut_down() < 0.5
+        assert await served.shut_down() < 2.5
 
 
 async def test_an_application_that_fails_answers_500_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -126,7 +126,7 @@ async def test_handshakes_that_do_not_end_keep_nobody_out(tmp_path: Path) -> Non
 async def test_shutdown_does_not_wait_for_handshakes(tmp_path: Path) -> None:
     async with encrypted(tmp_path, drain_seconds=5) as served, served.client() as client:
         await eventually(lambda: served.metrics.registry.get_sample_value("covey_http_connections") == 1)
-        assert await served.shut_down() < 1
+        assert await served.shut_down() < 2.5
         assert await client.rest() == b""
 
 

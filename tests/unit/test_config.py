@@ -43,6 +43,7 @@ def refusal(tables: Any, **more: Any) -> str:
         ({"http": {"connections_max": True}}, ["[http]", "connections_max"]),
         ({"http": {"connections_max": -1}}, ["[http]", "connections_max", "negative"]),
         ({"http": {"write_seconds_max": -0.5}}, ["[http]", "write_seconds_max", "negative"]),
+        ({"http": {"keep_alive_seconds": 0}}, ["[http]", "keep_alive_seconds", "> 0"]),
         ({"http": {"write_seconds_max": float("nan")}}, ["[http]", "write_seconds_max"]),
         ({"http": {"write_seconds_max": 10**400}}, ["[http]", "write_seconds_max"]),
         ({"http": {"allow_plain_http": "yes"}}, ["[http]", "allow_plain_http"]),

@@ -3,10 +3,13 @@
 import pytest
 import trio
 
+from covey.bus.bus import BusHandle
+from covey.bus.caller import Caller
 from covey.bus.credit import STREAM_ITEMS_MAX
-from covey.bus.replies import Replies
-from covey.contracts.inference import CHAT, ChatDelta
+from covey.bus.replies import CANCEL_SECONDS_MAX, Emit, Replies
+from covey.contracts.inference import CHAT, ChatDelta, ChatRequest
 from covey.errors import CallError
+from covey.testing import alice_and_bob
 
 
 async def test_silence_is_measured_over_interrupted_waits(autojump_clock: trio.testing.MockClock) -> None:
@@ -81,6 +84,34 @@ async def test_who_emits_waits_for_the_reader(autojump_clock: trio.testing.MockC
         assert put == 2 * STREAM_ITEMS_MAX + 1
         nursery.cancel_scope.cancel()
     assert len(await replies.batch() or []) == STREAM_ITEMS_MAX  # whoever was cancelled handed over nothing
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+async def test_who_emits_long_after_its_reader_has_left_is_cancelled_and_no_bug(
+    far: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mutation: leave the checkpoint out of `put_when_room`."""
+    ended: list[type[BaseException]] = []
+
+    async def chat(caller: Caller, request: ChatRequest, emit: Emit[ChatDelta]) -> None:
+        await emit(ChatDelta("x"))
+        with trio.CancelScope(shield=True):  # as a thread that cannot be abandoned
+            await trio.sleep(CANCEL_SECONDS_MAX + 1)
+        try:
+            await emit(ChatDelta("x"))
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    def serve(bus: BusHandle) -> None:
+        bus.serve_stream(CHAT, chat)
+
+    async with alice_and_bob(**{"bob" if far else "alice": serve}) as (alice, _):
+        async with alice.stamped("gateway").stream(CHAT, ChatRequest("m", ())) as replies:
+            await replies.batch()
+        await trio.sleep(2 * CANCEL_SECONDS_MAX)
+    assert ended == [trio.Cancelled]
+    assert not [one for one in caplog.records if "failed" in one.getMessage()]
 
 
 async def test_a_cancelled_emit_hands_over_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -38,6 +39,21 @@ def test_a_series_has_all_of_its_labels() -> None:
     with pytest.raises(ValueError, match="c has the labels x, y"):
         counts.labels("a")
     assert counts.labels("a", "b") is counts.labels("a", "b")
+
+
+def test_a_counter_never_goes_down() -> None:
+    """Prometheus would take it for a restart, and show a rate that never was."""
+    count = Counts("c", "Counted", registry=CollectorRegistry()).labels()
+    count.inc(100)
+    with pytest.raises(ValueError, match="only goes up"):
+        count.inc(-60)
+    assert count.value == 100
+
+
+def test_a_plug_ins_label_may_be_a_number() -> None:
+    registry = CollectorRegistry()
+    Counts("c", "Counted", ["status"], registry=registry).labels(cast("str", 3)).inc()
+    assert 'c_total{status="3"} 1.0' in shown(registry)
 
 
 def test_a_name_is_taken_once() -> None:

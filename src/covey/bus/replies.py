@@ -138,6 +138,8 @@ class Replies(Generic[Item]):
             self._is_crowded = True
             await self._room.park()
         if self._left:
+            # Who was busy for longer than a reader waits for its cancellation is cancelled still, and no bug.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise trio.BrokenResourceError
         self.put(item)
 

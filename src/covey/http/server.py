@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
@@ -19,7 +19,7 @@ from covey.http.descriptors import allow_connections
 from covey.http.http2 import Http2Connection
 from covey.http.proxies import Proxies, ProxyHeader
 from covey.http.terms import Served
-from covey.http.tls import Certificate, Handshake
+from covey.http.tls import HANDSHAKE_SECONDS_MAX, Certificate, Handshake
 from covey.http.wire import PlainWire, Wire
 from covey.telemetry.metrics import Metrics
 
@@ -42,7 +42,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections_max: int = 12_000
     head_seconds_max: float = 15.0
     write_seconds_max: float = 20.0
-    keep_alive_seconds: float = 75.0
+    keep_alive_seconds: Annotated[float, msgspec.Meta(gt=0)] = 75.0
 
     def __post_init__(self) -> None:
         """`ValueError` for what can be seen to be wrong without opening anything."""
@@ -148,7 +148,7 @@ class Listener:
             if self._certificate:
                 handshake = Handshake(stream, self._certificate.context)
                 with self._counted(handshake):
-                    terms.is_idle(handshake)
+                    terms.is_idle(handshake, HANDSHAKE_SECONDS_MAX)
                     try:
                         wire = await handshake.run()
                     finally:

@@ -10,7 +10,7 @@ import trio
 from covey.http.asgi import PEER, ASGIApp, Scope
 from covey.http.proxies import Proxies
 
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.05, 1.0
 """Between two looks at which connections have been idle for too long."""
 
 
@@ -48,10 +48,10 @@ class Terms:
     idle: dict[Served, float] = field(default_factory=dict[Served, float])
     _date: tuple[int, list[tuple[bytes, bytes]]] = (-1, [])
 
-    def is_idle(self, connection: Served) -> None:
-        """Nobody waits for an answer on it, from now on."""
+    def is_idle(self, connection: Served, seconds_max: float = 0.0) -> None:
+        """Nobody waits for an answer on it, from now on; for `keep_alive_seconds`, or what is said, if that is more."""
         self.idle.pop(connection, None)
-        self.idle[connection] = trio.current_time() + self.keep_alive_seconds
+        self.idle[connection] = trio.current_time() + max(self.keep_alive_seconds, seconds_max)
 
     def is_busy(self, connection: Served) -> None:
         """Somebody does; or it is gone."""
@@ -60,7 +60,7 @@ class Terms:
     async def sweep(self) -> NoReturn:
         """Close what has been idle for too long; for ever."""
         while True:
-            await trio.sleep(min(self.keep_alive_seconds / 4, SWEEP_SECONDS))
+            await trio.sleep(min(max(self.keep_alive_seconds / 4, SWEEP_SECONDS_MIN), SWEEP_SECONDS_MAX))
             now = trio.current_time()
             for connection, until in list(self.idle.items()):
                 if until > now:

@@ -23,7 +23,9 @@ class Count:
         self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Some more; never fewer."""
+        """Some more. `ValueError` for fewer: whoever reads it would take that for a restart."""
+        if amount < 0:
+            raise ValueError("a counter only goes up")
         self.value += amount
 
 
@@ -95,7 +97,7 @@ class Counts(_Family[Count]):
         """The family."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
         for values, child in list(self.children.items()):
-            family.add_metric(values, child.value)
+            family.add_metric([*map(str, values)], child.value)
         yield family
 
 
@@ -123,5 +125,5 @@ class Spreads(_Family[Spread]):
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
         for values, child in list(self.children.items()):
             buckets, total = child.buckets()
-            family.add_metric(values, buckets, total)
+            family.add_metric([*map(str, values)], buckets, total)
         yield family

@@ -7,7 +7,7 @@ import trio
 
 from covey.contracts.inference import ChatDelta, ChatRequest, Usage
 from covey.dialects.base import Gathered
-from covey.errors import CallError, Code
+from covey.errors import CallError
 from covey.roles.gateway.books import Asked
 from covey.roles.gateway.way import Way
 from covey.transport.base import PeerId
@@ -17,8 +17,6 @@ CHOICES_AT_ONCE = 8
 
 ANSWER_SIZE_MAX = 4 * 1024 * 1024
 """Characters of one answer, beyond what any model has to say: a server that never ends costs no more memory."""
-ENDED_HERE: frozenset[Code] = frozenset({"deadline", "unauthenticated"})
-"""Patience was at an end, or the key was revoked."""
 TOKENS_MAX = 2**31
 """Of one answer, and of its prompt."""
 
@@ -52,7 +50,8 @@ class Choice:
             deltas = await self.way.batch(until)
         except CallError as error:
             # Nothing was delivered: neither is the prompt billed. Where it was ended here, somebody worked on it.
-            self._refused = not self.gathered.tokens and error.code not in ENDED_HERE
+            is_ended_here = error.code == "deadline" or self.way.live.has_ended
+            self._refused = not self.gathered.tokens and not is_ended_here
             raise
         if deltas:
             self.gathered.add(deltas)

@@ -113,6 +113,7 @@ class Completions:
                             raise miscounted(model)
                         vectors.extend(part.vectors)
                         tokens += part.prompt_tokens
+                asked.live.check()
             finally:
                 asked.usage, asked.node = Usage(tokens, 0), way.node
                 await way.leave()
@@ -193,10 +194,10 @@ class _Opened(AbstractAsyncContextManager[Answers]):
             await self._close(error)
 
     async def _close(self, error: BaseException | None) -> None:
-        self._asked.usage, self._asked.node = self._answers.billed, self._answers.node
-        if error is None and not self._answers.is_complete:
-            self._asked.outcome = "cancelled"
         try:
+            self._asked.usage, self._asked.node = self._answers.billed, self._answers.node
+            if error is None and not self._answers.is_complete:
+                self._asked.outcome = "cancelled"
             for choice in self._choices:
                 await choice.way.leave()
         finally:

@@ -32,6 +32,7 @@ class Live:
     def __init__(self, key: VerifyKey | None = None) -> None:
         self.key = key
         self._replies: set[Replies[Any]] = set()
+        self._reaching: set[trio.CancelScope] = set()
         self._owner: str | None = None
         self._denied: set[str] = set()
         self._refusal: CallError | None = None
@@ -51,14 +52,21 @@ class Live:
         elif self._owner in owners:
             self.end(_disabled())
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it counts no more."""
+        return self._refusal is not None
+
+    def reaching(self) -> "Reaching":
+        """The block in which a node is looked for, and given the request: cancelled where that counts no more."""
+        return Reaching(self._reaching)
+
     def follow(self, replies: Replies[Any]) -> None:
         """Work for it has begun, of which these are the results: they end with it, and whoever waits for them learns
         why. A scope around each wait would cost a token as much as the rest of its way; and what is being written to
         the client is not cut in the middle.
         """
         self._replies.add(replies)
-        if self._refusal is not None:
-            replies.end(CallError.of(self._refusal.problem))
 
     def leave(self, replies: Replies[Any]) -> None:
         """That work is over."""
@@ -67,6 +75,8 @@ class Live:
     def end(self, refusal: CallError) -> None:
         """It counts no more."""
         self._refusal = refusal
+        for scope in self._reaching:
+            scope.cancel()
         for replies in self._replies:
             replies.end(CallError.of(refusal.problem))
 
@@ -74,6 +84,24 @@ class Live:
         """Raise why it counts no more, where that is so."""
         if self._refusal is not None:
             raise CallError.of(self._refusal.problem)
+
+
+class Reaching(AbstractContextManager[None]):
+    """Made by `Live.reaching`. No generator, either."""
+
+    def __init__(self, reaching: set[trio.CancelScope]) -> None:
+        self._reaching = reaching
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._reaching.add(self._scope)
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._reaching.discard(self._scope)
+        return self._scope.__exit__(kind, error, traceback)
 
 
 class Watch(AbstractContextManager[Live]):

@@ -63,7 +63,7 @@ class Way(Generic[Request, Reply]):
         self._request = request
         self._wanted = wanted
         self._patience = patience
-        self._live = live
+        self.live = live
         now = trio.current_time()
         self._deadline = now + patience.total_seconds
         self._silent_at = now + patience.first_seconds
@@ -86,12 +86,16 @@ class Way(Generic[Request, Reply]):
         where a node was reached no sooner.
 
         Raises:
-            CallError: the last node's, where no other is left to try; `deadline` where patience is at its end.
+            CallError: the last node's, where no other is left to try; `deadline` where patience is at its end;
+                `unauthenticated` where what the request was let in with counts no more.
         """
         while True:
             if self._replies is None:
                 # Bounded by itself, and not by `until`: a long request that is cut off on its way would begin anew.
-                await self._reach()
+                self.live.check()
+                with self.live.reaching():
+                    await self._reach()
+                self.live.check()
                 continue
             try:
                 replies = await self._replies.batch(min(until, self._silent_at))
@@ -143,7 +147,7 @@ class Way(Generic[Request, Reply]):
         self._fleet.started(peer, self._wanted.model)
         self._peer, self._stream, self._replies = peer, stream, replies
         self.node = peer
-        self._live.follow(replies)
+        self.live.follow(replies)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s for the model %s runs on %s.", self._method.name, self._wanted.model, self._bus.name_of(peer))
 
@@ -152,7 +156,7 @@ class Way(Generic[Request, Reply]):
         if self._peer is not None:
             self._fleet.ended(self._peer, self._wanted.model)
         if self._replies is not None:
-            self._live.leave(self._replies)
+            self.live.leave(self._replies)
         stream, self._stream = self._stream, None
         self._peer = self._replies = None
         if stream is not None:
