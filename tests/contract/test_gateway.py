@@ -491,7 +491,7 @@ async def test_a_client_that_leaves_stops_the_engine(how: str, *, stream: bool) 
                 await eventually(lambda: node.inference.running == 1)
                 await trio.sleep(0.05)
             client.hang_up(how)
-            assert await eventually(lambda: node.inference.running == 0) < 0.1
+            assert await eventually(lambda: node.inference.running == 0) < 1
         labels = {"route": CHAT_PATH, "model": "scripted", "outcome": "cancelled"}
         await eventually(lambda: node.sample("covey_requests_total", **labels) == 1)
         assert node.sample("covey_generation_tokens_total", model="scripted") == 2  # what was delivered is accounted
