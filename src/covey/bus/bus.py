@@ -46,7 +46,12 @@ class Link(Protocol):
         ...
 
     def stream(
-        self, method: Streaming[Req, Res], request: Req, stamp: Party, timeout_seconds: float | None
+        self,
+        method: Streaming[Req, Res],
+        request: Req,
+        stamp: Party,
+        timeout_seconds: float | None,
+        opening: trio.CancelScope | None,
     ) -> AbstractAsyncContextManager[Replies[Res]]:
         """As `BusHandle.stream`."""
         ...
@@ -192,18 +197,30 @@ class Bus:
             self._metrics.bus_call(method.name, outcome)
 
     def stream(
-        self, stamp: Party, method: Streaming[Req, Res], request: Req, to: PeerId | None, timeout_seconds: float | None
+        self,
+        stamp: Party,
+        method: Streaming[Req, Res],
+        request: Req,
+        to: PeerId | None,
+        timeout_seconds: float | None,
+        opening: trio.CancelScope | None,
     ) -> AbstractAsyncContextManager[Replies[Res]]:
         """See `BusHandle.stream`."""
-        find = partial(self._find_stream, stamp, method, request, to, timeout_seconds)
+        find = partial(self._find_stream, stamp, method, request, to, timeout_seconds, opening)
         return CountedStream(method.name, find, self._metrics)
 
     def _find_stream(
-        self, stamp: Party, method: Streaming[Req, Res], request: Req, to: PeerId | None, timeout_seconds: float | None
+        self,
+        stamp: Party,
+        method: Streaming[Req, Res],
+        request: Req,
+        to: PeerId | None,
+        timeout_seconds: float | None,
+        opening: trio.CancelScope | None,
     ) -> AbstractAsyncContextManager[Replies[Res]]:
         served = self._served.get(method.name) if to is None or to == self.me else None
         if served is None:
-            return self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds)
+            return self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds, opening)
         wire.check_size(request)
         caller = Caller(self.me, stamp, current_request_id())
         return LocalStream(served, caller, request, timeout_seconds, self._nursery)
@@ -265,13 +282,16 @@ class BusHandle:
         *,
         to: PeerId | None = None,
         timeout_seconds: float | None = None,
+        opening: trio.CancelScope | None = None,
     ) -> AbstractAsyncContextManager[Replies[Res]]:
         """Open a stream of replies: `async with bus.stream(CHAT, request) as deltas: async for delta in deltas`.
 
         Leaving the block cancels the handler and waits for it. Errors surface from the iteration, after the replies
         that came before them. `timeout_seconds` bounds the whole; the contract's `idle_seconds` each wait.
+
+        Opening may wait for the link to a peer: in the scope `opening`, for who may cancel that alone (`deadline`).
         """
-        return self._bus.stream(self.stamp, method, request, to, timeout_seconds)
+        return self._bus.stream(self.stamp, method, request, to, timeout_seconds, opening)
 
     def serve(self, method: Unary[Req, Res], handler: UnaryHandler[Req, Res]) -> None:
         """Serve a method of one reply."""

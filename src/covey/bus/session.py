@@ -4,7 +4,6 @@ The frames are those of `covey.bus.wire`; `covey.bus.carrier` moves them.
 """
 
 import logging
-import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -77,7 +76,12 @@ class Session(Carrier):
 
     @asynccontextmanager
     async def stream(
-        self, method: Streaming[Req, Res], request: Req, stamp: Party, timeout_seconds: float | None
+        self,
+        method: Streaming[Req, Res],
+        request: Req,
+        stamp: Party,
+        timeout_seconds: float | None,
+        opening: trio.CancelScope | None = None,
     ) -> AsyncGenerator[Replies[Res], None]:
         """As `BusHandle.stream`."""
         number = wire.SESSION
@@ -87,7 +91,9 @@ class Session(Carrier):
                 self._put(wire.credit(number, count))
 
         call = StreamCall(method, timeout_seconds, acknowledge)
-        with trio.move_on_after(math.inf if timeout_seconds is None else max(0, timeout_seconds)):
+        opening = opening or trio.CancelScope()
+        opening.deadline = call.replies.deadline
+        with opening:
             number = await self._open(call, method.name, request, stamp, timeout_seconds)
         if number == wire.SESSION:
             raise too_slow(method.name, timeout_seconds or 0)

@@ -11,6 +11,7 @@ import zlib
 import msgspec
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 KEY_ID_CHARS = 12
 SECRET_CHARS = 32
 CHECKSUM_CHARS = 6
@@ -70,11 +71,11 @@ def digest_of(text: str) -> bytes:
 
 def base62(number: int, chars: int) -> str:
     """The last `chars` base62 digits of a number that is not negative, padded with `0`."""
-    digits: list[str] = []
-    for _ in range(chars):
-        number, digit = divmod(number, 62)
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
+    pairs: list[str] = []
+    for _ in range(0, chars, 2):
+        number, pair = divmod(number, len(_PAIRS))
+        pairs.append(_PAIRS[pair])
+    return "".join(reversed(pairs))[-chars:]
 
 
 def _checksum(body: str) -> str:

@@ -5,6 +5,7 @@ Source: the OpenAI API reference, "The chat completion object" and "The chat com
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from covey.contracts.inference import ChatDelta, Finish, ToolCallDelta, Usage
@@ -16,7 +17,7 @@ _ROLE = b'{"role":"assistant","content":""}'
 
 
 class ChatWriter:
-    """See `covey.dialects.base.Writer`. What does not change from chunk to chunk is encoded once.
+    """See `covey.dialects.base.Writer`. What does not change from chunk to chunk is encoded once, if at all.
 
     Args:
         choices: how many answers there are.
@@ -32,14 +33,21 @@ class ChatWriter:
         self._include_usage = include_usage
         self._logprobs = logprobs
         self._functions = functions
-        self._head = b"data: " + encode(self._fields("chat.completion.chunk"))[:-1]
+        self._choices = choices
         # With include_usage every chunk but the last carries `"usage": null`.
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._texts = [self._around_text(index) for index in range(choices)]
+
+    @cached_property
+    def _head(self) -> bytes:
+        return b"data: " + encode(self._fields("chat.completion.chunk"))[:-1]
+
+    @cached_property
+    def _texts(self) -> list[tuple[bytes, bytes, bytes]]:
+        return [self._around_text(index) for index in range(self._choices)]
 
     def begin(self) -> bytes:
         """Who speaks: some engines never say so."""
-        return b"".join(self._chunk(index, _ROLE) for index in range(len(self._texts)))
+        return b"".join(self._chunk(index, _ROLE) for index in range(self._choices))
 
     def deltas(self, index: int, deltas: Sequence[ChatDelta]) -> bytes:
         """A chunk for each piece."""

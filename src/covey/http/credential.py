@@ -2,7 +2,9 @@
 
 from covey.contracts.keys import INVALID_KEY
 from covey.errors import CallError
-from covey.http.asgi import Scope, header_values
+from covey.http.asgi import Scope
+
+_ALIASES = (b"x-api-key", b"api-key")
 
 
 def credential(scope: Scope) -> str:
@@ -13,12 +15,17 @@ def credential(scope: Scope) -> str:
             what another header was checked for.
     """
     found: set[str] = set()
-    for value in header_values(scope, b"authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            found.add(token.strip())
-    for name in (b"x-api-key", b"api-key"):
-        found.update(value.strip() for value in header_values(scope, name) if value.strip())
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                continue
+        elif name in _ALIASES:
+            token = value
+        else:
+            continue
+        if said := token.decode("latin-1").strip():
+            found.add(said)
     if not found:
         raise CallError(
             "unauthenticated",

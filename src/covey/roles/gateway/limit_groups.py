@@ -11,6 +11,7 @@ from covey.roles.gateway.limits import BUDGETS, Lease
 from covey.transport.base import PeerId
 
 NEVER = float("-inf")
+NO_LIMITS = KeyLimits()
 RENEW_SECONDS = LEASE_SECONDS * 0.6
 """Before its end a lease that is in use is renewed."""
 LATE_SECONDS = 3000.0
@@ -29,6 +30,8 @@ class Group:
         self.asking: trio.Event | None = None
         self.refused_by: PeerId | None = None
         self.refused_at = NEVER
+        self.parts: tuple[KeyLimits, str, list[Part]] = NO_LIMITS, "", []
+        """What of it a request counts against, by these limits, on this day."""
         self._contact_at = NEVER
         self._accepted_by: PeerId | None = None
         self._nodes: Collection[PeerId] | None = None
@@ -121,8 +124,7 @@ class Groups:
         return parts + self._parts_of(f"owner:{identity.owner}", identity.owner_limits, unix_now)
 
     def _parts_of(self, limit_id: str, limits: KeyLimits, unix_now: float) -> list[Part]:
-        numbers = tuple(self._numbers(limits, unix_now))
-        if not numbers:
+        if limits == NO_LIMITS:
             return []
         group = self._groups.pop(limit_id, None)
         if group is None:
@@ -130,16 +132,20 @@ class Groups:
                 self._forget()
             group = Group(limit_id)
         self._groups[limit_id] = group  # the last of them now
+        today = self._today(unix_now)
+        if group.parts[0] == limits and group.parts[1] == today:
+            return group.parts[2]
         parts: list[Part] = []
-        for kind, limit, period in numbers:
+        for kind, limit, period in self._numbers(limits, today):
             lease = group.leases.get((kind, period))
             if lease is None:
                 lease = group.leases[kind, period] = Lease(kind, limit, period)
             lease.limit = limit
             parts.append((group, lease))
+        group.parts = limits, today, parts
         return parts
 
-    def _numbers(self, limits: KeyLimits, unix_now: float) -> Iterator[tuple[LimitKind, int, str]]:
+    def _numbers(self, limits: KeyLimits, today: str) -> Iterator[tuple[LimitKind, int, str]]:
         if limits.requests_per_minute is not None:
             yield "requests", limits.requests_per_minute, ""
         if limits.tokens_per_minute is not None:
@@ -147,9 +153,9 @@ class Groups:
         if limits.concurrency is not None:
             yield "concurrency", limits.concurrency, ""
         if limits.tokens_per_day is not None:
-            yield "day", limits.tokens_per_day, self._today(unix_now)
+            yield "day", limits.tokens_per_day, today
         if limits.tokens_per_month is not None:
-            yield "month", limits.tokens_per_month, self._today(unix_now)[:7]
+            yield "month", limits.tokens_per_month, today[:7]
 
     def _today(self, unix_now: float) -> str:
         if not self._day_ends_at - 86_400 <= unix_now < self._day_ends_at:

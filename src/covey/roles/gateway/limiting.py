@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import trio
 
 from covey.bus.bus import BusHandle
-from covey.contracts.auth import Identity, KeyLimits
+from covey.contracts.auth import Identity
 from covey.contracts.limits import (
     BEAT_SECONDS,
     LEASE_LIMITS,
@@ -24,7 +24,7 @@ from covey.contracts.limits import (
 from covey.errors import CallError
 from covey.roles.base import Clock
 from covey.roles.gateway.charge import UNLIMITED, Charge, Take, refusal
-from covey.roles.gateway.limit_groups import Group, Groups, Part
+from covey.roles.gateway.limit_groups import NO_LIMITS, Group, Groups, Part
 from covey.roles.gateway.limits import TOKEN_KINDS, Lease
 from covey.transport.base import PeerId
 
@@ -32,7 +32,6 @@ __all__ = ["Charge", "Limiter"]
 
 log = logging.getLogger(__name__)
 
-NO_LIMITS = KeyLimits()
 NO_NEEDS: Mapping[int, int] = {}
 ADMIT_SECONDS_MAX = 2.0
 """How long a request waits for what owners lend."""

@@ -32,7 +32,7 @@ class Live:
     def __init__(self, key: VerifyKey | None = None) -> None:
         self.key = key
         self._replies: set[Replies[Any]] = set()
-        self._reaching: set[trio.CancelScope] = set()
+        self._opening: set[trio.CancelScope] = set()
         self._owner: str | None = None
         self._denied: set[str] = set()
         self._refusal: CallError | None = None
@@ -57,9 +57,19 @@ class Live:
         """Whether it counts no more."""
         return self._refusal is not None
 
-    def reaching(self) -> "Reaching":
-        """The block in which a node is looked for, and given the request: cancelled where that counts no more."""
-        return Reaching(self._reaching)
+    def opening(self) -> trio.CancelScope:
+        """A node is about to be given the request: in this scope, which is cancelled where that counts no more.
+
+        Say when it has it, or will not (`opened`). Raises as `check`.
+        """
+        self.check()
+        scope = trio.CancelScope()
+        self._opening.add(scope)
+        return scope
+
+    def opened(self, scope: trio.CancelScope) -> None:
+        """It has it, or will not."""
+        self._opening.discard(scope)
 
     def follow(self, replies: Replies[Any]) -> None:
         """Work for it has begun, of which these are the results: they end with it, and whoever waits for them learns
@@ -75,7 +85,7 @@ class Live:
     def end(self, refusal: CallError) -> None:
         """It counts no more."""
         self._refusal = refusal
-        for scope in self._reaching:
+        for scope in self._opening:
             scope.cancel()
         for replies in self._replies:
             replies.end(CallError.of(refusal.problem))
@@ -84,24 +94,6 @@ class Live:
         """Raise why it counts no more, where that is so."""
         if self._refusal is not None:
             raise CallError.of(self._refusal.problem)
-
-
-class Reaching(AbstractContextManager[None]):
-    """Made by `Live.reaching`. No generator, either."""
-
-    def __init__(self, reaching: set[trio.CancelScope]) -> None:
-        self._reaching = reaching
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> None:
-        self._reaching.add(self._scope)
-        self._scope.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        self._reaching.discard(self._scope)
-        return self._scope.__exit__(kind, error, traceback)
 
 
 class Watch(AbstractContextManager[Live]):

@@ -171,7 +171,8 @@ class Fleet:
         if wanted.needs:
             if (error := lacking(wanted, [one.status for one in having])) is not None:
                 raise error
-            having = [one for one in having if wanted.needs.keys() <= set(one.status.capabilities)]
+            if len(having) > 1:
+                having = [one for one in having if wanted.needs.keys() <= set(one.status.capabilities)]
         chosen = choose(one for one in having if one.peer not in tried)
         return None if chosen is None else chosen.peer
 

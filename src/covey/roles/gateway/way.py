@@ -92,10 +92,7 @@ class Way(Generic[Request, Reply]):
         while True:
             if self._replies is None:
                 # Bounded by itself, and not by `until`: a long request that is cut off on its way would begin anew.
-                self.live.check()
-                with self.live.reaching():
-                    await self._reach()
-                self.live.check()
+                await self._reach()
                 continue
             try:
                 replies = await self._replies.batch(min(until, self._silent_at))
@@ -134,16 +131,22 @@ class Way(Generic[Request, Reply]):
             log.info("Trying another node: %s", self._failure.message)
         if peer is None:
             raise CallError("no_capacity", "No node can take the request now.", retry_after_seconds=1.0)
+        opening = self.live.opening()
         self._tried.add(peer)
         seconds = max(self._deadline - trio.current_time(), 0)
         try:
-            stream = self._bus.stream(self._method, self._request, to=peer, timeout_seconds=seconds)
+            stream = self._bus.stream(
+                self._method, self._request, to=peer, timeout_seconds=seconds, opening=opening
+            )  # fmt: skip
             replies = await stream.__aenter__()  # `leave` leaves it
         except CallError as error:
+            self.live.check()
             if error.code not in RETRYABLE or len(self._tried) > RETRIES_MAX:
                 raise
             self._failure = error
             return
+        finally:
+            self.live.opened(opening)
         self._fleet.started(peer, self._wanted.model)
         self._peer, self._stream, self._replies = peer, stream, replies
         self.node = peer
