@@ -77,6 +77,8 @@ class Live:
         the client is not cut in the middle.
         """
         self._replies.add(replies)
+        if self._refusal is not None:  # it came as the last of the request went out
+            replies.end(CallError.of(self._refusal.problem))
 
     def leave(self, replies: Replies[Any]) -> None:
         """That work is over."""

@@ -135,9 +135,7 @@ class Way(Generic[Request, Reply]):
         self._tried.add(peer)
         seconds = max(self._deadline - trio.current_time(), 0)
         try:
-            stream = self._bus.stream(
-                self._method, self._request, to=peer, timeout_seconds=seconds, opening=opening
-            )  # fmt: skip
+            stream = self._bus.stream(self._method, self._request, to=peer, timeout_seconds=seconds, opening=opening)
             replies = await stream.__aenter__()  # `leave` leaves it
         except CallError as error:
             self.live.check()
