@@ -196,7 +196,13 @@ class Bus:
         finally:
             self._metrics.bus_call(method.name, outcome)
 
-    def stream(
+    def counted(
+        self, method: str, find: Callable[[], AbstractAsyncContextManager[Replies[Res]]]
+    ) -> AbstractAsyncContextManager[Replies[Res]]:
+        """A stream, counted once by how it ended. `find`: `find_stream` with its arguments."""
+        return CountedStream(method, find, self._metrics)
+
+    def find_stream(
         self,
         stamp: Party,
         method: Streaming[Req, Res],
@@ -206,18 +212,6 @@ class Bus:
         opening: trio.CancelScope | None,
     ) -> AbstractAsyncContextManager[Replies[Res]]:
         """See `BusHandle.stream`."""
-        find = partial(self._find_stream, stamp, method, request, to, timeout_seconds, opening)
-        return CountedStream(method.name, find, self._metrics)
-
-    def _find_stream(
-        self,
-        stamp: Party,
-        method: Streaming[Req, Res],
-        request: Req,
-        to: PeerId | None,
-        timeout_seconds: float | None,
-        opening: trio.CancelScope | None,
-    ) -> AbstractAsyncContextManager[Replies[Res]]:
         served = self._served.get(method.name) if to is None or to == self.me else None
         if served is None:
             return self._routes(method.name, to)[0].stream(method, request, stamp, timeout_seconds, opening)
@@ -291,7 +285,8 @@ class BusHandle:
 
         Opening may wait for the link to a peer: in the scope `opening`, for who may cancel that alone (`deadline`).
         """
-        return self._bus.stream(self.stamp, method, request, to, timeout_seconds, opening)
+        find = partial(self._bus.find_stream, self.stamp, method, request, to, timeout_seconds, opening)
+        return self._bus.counted(method.name, find)
 
     def serve(self, method: Unary[Req, Res], handler: UnaryHandler[Req, Res]) -> None:
         """Serve a method of one reply."""
