@@ -21,8 +21,8 @@ ASKS: dict[str, dict[str, Any]] = {
     "/api/chat": {"model": "echo", "messages": MESSAGES},
     "/api/generate": {"model": "echo", "prompt": WORDS},
 }
-A_WHILE = 40
-"""Tokens until the client has had enough."""
+A_WHILE = {"near": 40, "far": 200}
+"""Tokens until the client has had enough. Those of the far engine take 50 ms to the gateway, or more on a busy machine."""
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def test_the_engine_stops_with_its_client(route: str, place: str, *, strea
     async with paced(far) as node:
         async with node.served.client() as client:
             await client.send(node.request(route, {**ASKS[route], "stream": stream}))
-            await eventually(lambda: node.inference.echo.produced >= A_WHILE)
+            await eventually(lambda: node.inference.echo.produced >= A_WHILE[place])
         await eventually(lambda: not node.inference.running, 2.0)  # python -m bench leaving tells how long it takes
         produced = node.inference.echo.produced
         assert produced < 2_500
@@ -51,7 +51,7 @@ async def test_the_engine_stops_with_its_client(route: str, place: str, *, strea
         billed = node.sample("covey_generation_tokens_total", model="echo")
         assert 0 < billed <= produced
         if place == "near" and not stream:
-            assert billed >= A_WHILE - 2
+            assert billed >= A_WHILE[place] - 2
         assert node.sample("covey_prompt_tokens_total", model="echo") > 0
 
 
