@@ -22,7 +22,7 @@ ASKS: dict[str, dict[str, Any]] = {
     "/api/generate": {"model": "echo", "prompt": WORDS},
 }
 A_WHILE = {"near": 40, "far": 200}
-"""Tokens until the client has had enough. Those of the far engine take 50 ms to the gateway, or more on a busy machine."""
+"""Tokens until the client has had enough. The far engine's take 50 ms to the gateway, or more on a busy machine."""
 
 
 @asynccontextmanager
