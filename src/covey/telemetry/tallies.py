@@ -69,16 +69,19 @@ class _Family(Collector, Generic[Child]):
         self.name = name
         self.documentation = documentation
         self.label_names = tuple(labels)
-        self.children: dict[tuple[str, ...], Child] = {}
+        self.series: list[tuple[tuple[str, ...], Child]] = []
+        """All of them, as they were made. A dictionary must not grow while the thread that renders goes through it."""
+        self._known: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> Child:
         """The series with these values, made where there is none."""
-        child = self.children.get(values)
+        child = self._known.get(values)
         if child is None:
             if len(values) != len(self.label_names):
                 raise ValueError(f"{self.name} has the labels {', '.join(self.label_names) or 'none'}")
-            child = self.children[values] = self.new()
+            child = self._known[values] = self.new()
+            self.series.append((values, child))
         return child
 
     def new(self) -> Child:
@@ -96,7 +99,7 @@ class Counts(_Family[Count]):
     def collect(self) -> Iterator[Metric]:
         """The family."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
-        for values, child in list(self.children.items()):
+        for values, child in self.series:
             family.add_metric([*map(str, values)], child.value)
         yield family
 
@@ -123,7 +126,7 @@ class Spreads(_Family[Spread]):
     def collect(self) -> Iterator[Metric]:
         """The family."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
-        for values, child in list(self.children.items()):
+        for values, child in self.series:
             buckets, total = child.buckets()
             family.add_metric([*map(str, values)], buckets, total)
         yield family
