@@ -62,7 +62,7 @@ class Group:
         self.refused_by = None
         self._contact_at, self._accepted_by = now, owner
         for key in [key for key, lease in self.leases.items() if lease in self.reported and self._is_over(lease)]:
-            del self.leases[key]
+            self._forget_lease(key)
 
     def _is_over(self, lease: Lease) -> bool:
         """A budget of a day or month that has passed."""
@@ -75,7 +75,11 @@ class Group:
             return
         today = time.strftime("%Y-%m-%d", time.gmtime(unix_now - LATE_SECONDS))
         for key in [key for key, lease in self.leases.items() if lease.period < today[: len(lease.period)]]:
-            del self.leases[key]
+            self._forget_lease(key)
+
+    def _forget_lease(self, key: tuple[LimitKind, str]) -> None:
+        del self.leases[key]
+        self.parts = NO_LIMITS, "", []  # it may be one of them, where the clock was put back over midnight
 
     def cut_off(self, share: float, now: float) -> None:
         """No owner can be reached."""
